@@ -1,0 +1,149 @@
+//! Everything that a mount was asked to be, validated: plain values that every layer may read.
+//! `cli` makes one from options, environment and defaults; nothing else does.
+
+use crate::base::attributes::MetadataFormat;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Every bucket of the account, as a directory.
+    AllBuckets,
+    /// One bucket, or what is below one prefix of it. `prefix` is empty or ends in `/`.
+    Bucket { bucket: String, prefix: String },
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AllBuckets => f.write_str("s3://"),
+            Self::Bucket { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            Self::Bucket { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+        }
+    }
+}
+
+/// How bucket names go into URLs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PathStyle {
+    /// Virtual-host style on AWS, path style on any other endpoint.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// How the store is reached. What is `None` is found in the environment and the AWS configuration files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointConfig {
+    pub endpoint_url: Option<String>,
+    pub region: Option<String>,
+    pub profile: Option<String>,
+    pub path_style: PathStyle,
+    /// Send requests without a signature, for public buckets.
+    pub no_sign_request: bool,
+    /// A PEM file with certificates to trust besides the system's.
+    pub ca_bundle: Option<PathBuf>,
+    /// Given keys, instead of looking for credentials.
+    pub keys: Option<AccessKeys>,
+}
+
+/// A pair of keys. Its `Debug` output hides the secret one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessKeys {
+    pub access_key_id: String,
+    pub secret_access_key: String,
+}
+
+impl fmt::Debug for AccessKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AccessKeys({}, …)", self.access_key_id)
+    }
+}
+
+/// Where attributes of files come from (`--attributes`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttributesMode {
+    /// Objects that a listing marks as ours are asked (HEAD); others get the defaults.
+    #[default]
+    Auto,
+    /// Every object is asked once.
+    Full,
+    /// None is asked: size and time from the listing, the rest from the defaults.
+    Listing,
+}
+
+/// How long listings and attributes are believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetadataTtl {
+    For(Duration),
+    Forever,
+}
+
+impl fmt::Display for MetadataTtl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::For(duration) => write!(f, "{duration:?}"),
+            Self::Forever => f.write_str("forever"),
+        }
+    }
+}
+
+/// Flags of mount(8) that the kernel carries out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum KernelFlag {
+    Dev,
+    NoDev,
+    Suid,
+    NoSuid,
+    Exec,
+    NoExec,
+    Sync,
+    Async,
+    DirSync,
+    Atime,
+    NoAtime,
+}
+
+/// Who owns files that do not say so themselves, and who may use the mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    pub uid: u32,
+    pub gid: u32,
+    /// Permission bits of files and of directories, without type bits.
+    pub file_mode: u32,
+    pub dir_mode: u32,
+    pub read_only: bool,
+    /// Other users than the mounting one may use the mount; the kernel then checks permissions.
+    pub allow_other: bool,
+    pub default_permissions: bool,
+}
+
+/// One mount, complete and valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountConfig {
+    pub source: Source,
+    /// Absolute.
+    pub mount_point: PathBuf,
+    pub endpoint: EndpointConfig,
+    pub access: Access,
+    /// `mkdir` and `rmdir` in the root of an [`Source::AllBuckets`] mount create and delete buckets.
+    pub allow_bucket_changes: bool,
+    pub attributes: AttributesMode,
+    pub metadata_format: MetadataFormat,
+    pub metadata_ttl: MetadataTtl,
+    /// The hard limit of all data buffers.
+    pub memory_bytes: u64,
+    /// An operation without progress for so long answers `ETIMEDOUT`.
+    pub stall_timeout: Duration,
+    /// Both absolute.
+    pub state_dir: PathBuf,
+    pub cache_dir: PathBuf,
+    /// What mount tables show as the source, and after `fuse.` as the type. No commas in either.
+    pub fsname: String,
+    pub subtype: String,
+    /// Without contradictions, sorted.
+    pub kernel_flags: Vec<KernelFlag>,
+}

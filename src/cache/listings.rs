@@ -1,0 +1,292 @@
+//! Complete listings of directories, weighted by their entries.
+//!
+//! Difficulties, and who solves them:
+//! 1. A listing that is read in pages while this mount changes the directory: [`Listings::begin`] hands out a ticket,
+//!    and every change of the directory makes it worthless ([`Listings::finish`] then keeps nothing).
+//! 2. A few huge directories must not drive out everything else: nothing over an eighth of the capacity is admitted.
+//! 3. A change made through this mount is visible at once: [`Listings::insert`] and [`Listings::remove`] follow it.
+
+use lru::LruCache;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::rt::Instant;
+
+/// One complete listing: what each name was, and when the bucket was asked.
+#[derive(Clone, Debug)]
+pub struct Listing<E> {
+    pub entries: Arc<BTreeMap<String, E>>,
+    pub listed_at: Instant,
+}
+
+/// The answer for one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer<E> {
+    Present(E, Instant),
+    /// The directory was listed completely at this time and had no such name.
+    Absent(Instant),
+    Unknown,
+}
+
+/// Proof that no change of the directory was missed since its listing began.
+#[derive(Debug)]
+pub struct Ticket<K> {
+    directory: K,
+    serial: u64,
+}
+
+/// Listings by directory. `K` names a directory, `E` is what is known of one entry.
+pub struct Listings<K: Hash + Eq + Clone, E: Clone> {
+    inner: Mutex<Inner<K, E>>,
+    capacity_entries: usize,
+}
+
+struct Inner<K: Hash + Eq, E> {
+    by_directory: LruCache<K, Listing<E>>,
+    held_entries: usize,
+    /// Serial numbers of listings that are being read now.
+    in_progress: HashMap<K, Vec<u64>>,
+    last_serial: u64,
+}
+
+impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
+    #[must_use]
+    pub fn new(capacity_entries: usize) -> Self {
+        let inner = Inner {
+            by_directory: LruCache::unbounded(),
+            held_entries: 0,
+            in_progress: HashMap::new(),
+            last_serial: 0,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            capacity_entries,
+        }
+    }
+
+    /// The most entries that one listing may have to be kept.
+    #[must_use]
+    pub fn admission_limit(&self) -> usize {
+        self.capacity_entries / 8
+    }
+
+    /// Announces that `directory` is about to be listed.
+    pub fn begin(&self, directory: &K) -> Ticket<K> {
+        let mut inner = self.lock();
+        inner.last_serial += 1;
+        let serial = inner.last_serial;
+        inner
+            .in_progress
+            .entry(directory.clone())
+            .or_default()
+            .push(serial);
+        Ticket {
+            directory: directory.clone(),
+            serial,
+        }
+    }
+
+    /// Keeps a complete listing, unless this mount changed the directory meanwhile or it is too large.
+    pub fn finish(&self, ticket: Ticket<K>, entries: BTreeMap<String, E>, listed_at: Instant) {
+        let mut inner = self.lock();
+        if inner.end(&ticket) && entries.len() <= self.admission_limit() {
+            inner.put(
+                ticket.directory,
+                Listing {
+                    entries: Arc::new(entries),
+                    listed_at,
+                },
+                self.capacity_entries,
+            );
+        }
+    }
+
+    /// The listing was given up.
+    pub fn abandon(&self, ticket: &Ticket<K>) {
+        self.lock().end(ticket);
+    }
+
+    /// A directory that this mount has just made: it is known to be empty.
+    pub fn insert_empty(&self, directory: &K, now: Instant) {
+        let mut inner = self.lock();
+        inner.in_progress.remove(directory);
+        let listing = Listing {
+            entries: Arc::new(BTreeMap::new()),
+            listed_at: now,
+        };
+        inner.put(directory.clone(), listing, self.capacity_entries);
+    }
+
+    #[must_use]
+    pub fn get(&self, directory: &K) -> Option<Listing<E>> {
+        self.lock().by_directory.get(directory).cloned()
+    }
+
+    #[must_use]
+    pub fn answer(&self, directory: &K, name: &str) -> Answer<E> {
+        match self.lock().by_directory.get(directory) {
+            None => Answer::Unknown,
+            Some(listing) => match listing.entries.get(name) {
+                Some(entry) => Answer::Present(entry.clone(), listing.listed_at),
+                None => Answer::Absent(listing.listed_at),
+            },
+        }
+    }
+
+    /// `name` is there now, as `entry`.
+    pub fn insert(&self, directory: &K, name: &str, entry: E) {
+        self.change(directory, |entries| {
+            entries.insert(name.to_owned(), entry);
+        });
+    }
+
+    /// `name` is gone.
+    pub fn remove(&self, directory: &K, name: &str) {
+        self.change(directory, |entries| {
+            entries.remove(name);
+        });
+    }
+
+    /// Forgets one directory's listing.
+    pub fn forget(&self, directory: &K) {
+        let mut inner = self.lock();
+        inner.in_progress.remove(directory);
+        inner.take(directory);
+    }
+
+    /// Forgets the listings of all directories that `condemned` says.
+    pub fn forget_where(&self, condemned: impl Fn(&K) -> bool) {
+        let mut inner = self.lock();
+        inner.in_progress.retain(|directory, _| !condemned(directory));
+        let doomed: Vec<K> = inner
+            .by_directory
+            .iter()
+            .map(|(directory, _)| directory)
+            .filter(|d| condemned(d))
+            .cloned()
+            .collect();
+        for directory in doomed {
+            inner.take(&directory);
+        }
+    }
+
+    /// Forgets everything older than `ttl`.
+    pub fn expire(&self, now: Instant, ttl: Duration) {
+        let mut inner = self.lock();
+        let doomed: Vec<K> = inner
+            .by_directory
+            .iter()
+            .filter(|(_, listing)| now.duration_since(listing.listed_at) > ttl)
+            .map(|(directory, _)| directory.clone())
+            .collect();
+        for directory in doomed {
+            inner.take(&directory);
+        }
+    }
+
+    fn change(&self, directory: &K, change: impl FnOnce(&mut BTreeMap<String, E>)) {
+        let mut inner = self.lock();
+        inner.in_progress.remove(directory);
+        let Some(mut listing) = inner.take(directory) else {
+            return;
+        };
+        change(Arc::make_mut(&mut listing.entries));
+        inner.put(directory.clone(), listing, self.capacity_entries);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<K, E>> {
+        // A panic while the lock was held leaves a cache that is still a valid cache.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Hash + Eq + Clone, E: Clone> Inner<K, E> {
+    /// True when the ticket is still good.
+    fn end(&mut self, ticket: &Ticket<K>) -> bool {
+        let Some(serials) = self.in_progress.get_mut(&ticket.directory) else {
+            return false;
+        };
+        let before = serials.len();
+        serials.retain(|serial| *serial != ticket.serial);
+        let good = serials.len() < before;
+        if serials.is_empty() {
+            self.in_progress.remove(&ticket.directory);
+        }
+        good
+    }
+
+    fn put(&mut self, directory: K, listing: Listing<E>, capacity_entries: usize) {
+        self.take(&directory);
+        self.held_entries += weight(&listing);
+        self.by_directory.put(directory, listing);
+        while self.held_entries > capacity_entries {
+            match self.by_directory.pop_lru() {
+                Some((_, dropped)) => self.held_entries -= weight(&dropped),
+                None => break,
+            }
+        }
+    }
+
+    fn take(&mut self, directory: &K) -> Option<Listing<E>> {
+        let listing = self.by_directory.pop(directory)?;
+        self.held_entries -= weight(&listing);
+        Some(listing)
+    }
+}
+
+/// An empty listing costs something too.
+fn weight<E>(listing: &Listing<E>) -> usize {
+    listing.entries.len() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt;
+
+    fn entries(names: &[&str]) -> BTreeMap<String, u32> {
+        names.iter().map(|name| ((*name).to_owned(), 1)).collect()
+    }
+
+    #[test]
+    fn a_change_during_a_listing_makes_it_worthless() {
+        let cache: Listings<&str, u32> = Listings::new(100);
+        let ticket = cache.begin(&"d");
+        cache.insert(&"d", "new", 2);
+        cache.finish(ticket, entries(&["a"]), rt::now());
+        assert_eq!(cache.answer(&"d", "a"), Answer::Unknown);
+
+        let ticket = cache.begin(&"d");
+        cache.finish(ticket, entries(&["a"]), rt::now());
+        cache.insert(&"d", "new", 2);
+        cache.remove(&"d", "a");
+        assert!(matches!(cache.answer(&"d", "new"), Answer::Present(2, _)));
+        assert!(matches!(cache.answer(&"d", "a"), Answer::Absent(_)));
+    }
+
+    #[test]
+    fn the_oldest_go_when_there_are_too_many_entries_and_giants_never_enter() {
+        let cache: Listings<u32, u32> = Listings::new(16);
+        for directory in 0..20 {
+            let ticket = cache.begin(&directory);
+            cache.finish(ticket, entries(&["a"]), rt::now());
+        }
+        assert_eq!(cache.answer(&0, "a"), Answer::Unknown);
+        assert!(matches!(cache.answer(&19, "a"), Answer::Present(1, _)));
+        assert!(cache.lock().held_entries <= 16);
+        let ticket = cache.begin(&99);
+        cache.finish(ticket, entries(&["a", "b", "c"]), rt::now());
+        assert_eq!(cache.answer(&99, "a"), Answer::Unknown);
+    }
+
+    #[test]
+    fn a_new_directory_is_known_to_be_empty() {
+        let cache: Listings<&str, u32> = Listings::new(100);
+        cache.insert_empty(&"d", rt::now());
+        assert!(matches!(cache.answer(&"d", "x"), Answer::Absent(_)));
+        cache.forget_where(|directory| directory.starts_with('d'));
+        assert_eq!(cache.answer(&"d", "x"), Answer::Unknown);
+    }
+}

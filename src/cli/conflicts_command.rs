@@ -1,0 +1,64 @@
+//! `pailfs conflicts`: the command line's side; what the actions do is in `conflicts`.
+
+use crate::base::object::ObjectId;
+use crate::cli::args::{ConflictsAction, ConflictsArgs, EndpointArgs};
+use crate::cli::buckets::start_log;
+use crate::cli::conflicts;
+use crate::cli::connect;
+use crate::cli::environment::Environment;
+use crate::cli::failure::Failure;
+use crate::cli::mount_config;
+use crate::s3::types::UploadId;
+use crate::s3::{Client, ClientOptions};
+use crate::spool::OpenUpload;
+use crate::telemetry::Metrics;
+use std::io::stdout;
+use std::path::Path;
+use std::sync::Arc;
+
+/// # Errors
+/// Those of the actions.
+pub fn run(args: &ConflictsArgs) -> Result<(), Failure> {
+    let environment = Environment::of_process()?;
+    start_log(&args.log, &environment)?;
+    let state_dir = environment.state_dir(args.state.state_dir.as_deref())?;
+    match &args.action {
+        None => conflicts::list(&state_dir, false, &mut stdout().lock())?,
+        Some(ConflictsAction::List { json }) => conflicts::list(&state_dir, *json, &mut stdout().lock())?,
+        Some(ConflictsAction::Save { id, file, force }) => {
+            println!(
+                "{}",
+                conflicts::save(&state_dir, id, &environment.absolute(file), *force)?
+            );
+        }
+        Some(ConflictsAction::Drop { id, endpoint }) => drop_one(&state_dir, id, endpoint, &environment)?,
+    }
+    Ok(())
+}
+
+/// An upload that nobody would finish costs money for ever: it is aborted first, so that a failure loses nothing.
+fn drop_one(
+    state_dir: &Path,
+    id: &str,
+    endpoint: &EndpointArgs,
+    environment: &Environment,
+) -> Result<(), Failure> {
+    if let Some(upload) = conflicts::open_upload(state_dir, id)? {
+        let endpoint = mount_config::resolve_endpoint(endpoint, environment)?;
+        connect::block_on(async {
+            let options: ClientOptions = connect::client_options(&endpoint);
+            let client = Client::connect(options, Arc::new(Metrics::default())).await?;
+            abort(&client, &upload).await
+        })?;
+    }
+    println!("{}", conflicts::drop(state_dir, id)?.message);
+    Ok(())
+}
+
+async fn abort(client: &Client, upload: &OpenUpload) -> Result<(), Failure> {
+    let id = ObjectId::new(upload.bucket.as_str(), upload.key.as_str());
+    client
+        .abort_upload(&id, &UploadId(upload.upload_id.clone()))
+        .await?;
+    Ok(())
+}

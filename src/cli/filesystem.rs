@@ -1,0 +1,198 @@
+//! The seam between the commands and the filesystem: starts it, and ends it without losing data.
+
+use crate::base::error::ErrorKind;
+use crate::base::mount_config::{MetadataTtl, MountConfig, Source};
+use crate::cli::connect;
+use crate::cli::control::Progress;
+use crate::cli::failure::Failure;
+use crate::fs::shutdown::Pending;
+use crate::fs::{Defaults, Fs, FsSettings};
+use crate::fuse;
+use crate::object::budget::Budget;
+use crate::object::file::FileContext;
+use crate::rt;
+use crate::s3::types::ListRequest;
+use crate::s3::{Client, ClientOptions, Feature, Support};
+use crate::spool::Spool;
+use crate::telemetry::{Metrics, RequestClass};
+use crate::tree::{Tree, TreeSettings};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// The longest that a name is believed not to exist.
+const NEGATIVE_TTL: Duration = Duration::from_secs(1);
+
+/// A live mount.
+pub struct Mounted {
+    fs: Arc<Fs>,
+    session: fuse::Mounted,
+    metrics: Arc<Metrics>,
+}
+
+/// Connects to the store, adopts what an earlier mount left, mounts at `config.mount_point`.
+///
+/// # Errors
+/// Why there is no mount.
+pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
+    let metrics = Arc::new(Metrics::default());
+    let client = Client::connect(client_options(config), metrics.clone()).await?;
+    check_source(&client, &config.source).await?;
+    let (state_dir, source) = (
+        config.state_dir.clone(),
+        format!("{} at {}", config.source, client.endpoint()),
+    );
+    let (spool, leftovers) = rt::blocking(move || Spool::open(&state_dir, &source)).await?;
+    let (invalidations, heard) = mpsc::unbounded_channel();
+    let negative_ttl = negative_ttl(config);
+    let tree = Tree::new(
+        client.clone(),
+        tree_settings(config, negative_ttl, &client),
+        invalidations,
+    );
+    let context = Arc::new(FileContext {
+        client,
+        budget: Budget::new(config.memory_bytes, config.stall_timeout),
+        spool: spool.clone(),
+        metadata_format: config.metadata_format,
+        stall_timeout: config.stall_timeout,
+    });
+    let fs = Fs::new(tree, context, spool, fs_settings(config));
+    if !config.access.read_only {
+        fs.recover(leftovers).await?;
+    }
+    let session = fuse::mount(fs.clone(), config, negative_ttl, rt::Handle::current(), heard)?;
+    Ok(Mounted { fs, session, metrics })
+}
+
+fn client_options(config: &MountConfig) -> ClientOptions {
+    let probe_prefix = match &config.source {
+        Source::Bucket { prefix, .. } => prefix.clone(),
+        Source::AllBuckets => String::new(),
+    };
+    ClientOptions {
+        stall_timeout: config.stall_timeout,
+        read_only: config.access.read_only,
+        probe_prefix,
+        ..connect::client_options(&config.endpoint)
+    }
+}
+
+/// A wrong name or wrong keys are said before there is a mount.
+async fn check_source(client: &Client, source: &Source) -> Result<(), Failure> {
+    let checked = match source {
+        Source::Bucket { bucket, prefix } => {
+            let request = ListRequest {
+                bucket: bucket.as_str().into(),
+                prefix: prefix.clone(),
+                by_directory: true,
+                start_after: None,
+                continuation: None,
+                max_keys: 1,
+            };
+            match client.head_bucket(bucket).await {
+                // Policies may allow to list a prefix only.
+                Err(error) if error.kind() == ErrorKind::Denied => client.list(&request).await.map(drop),
+                other => other,
+            }
+        }
+        Source::AllBuckets => match client.list_buckets().await {
+            // Buckets can still be reached by their names.
+            Err(error) if error.kind() == ErrorKind::Denied && error.s3_code() == Some("AccessDenied") => {
+                tracing::warn!("these keys may not list buckets: reach them by name");
+                Ok(())
+            }
+            other => other.map(drop),
+        },
+    };
+    checked.map_err(Failure::from)
+}
+
+fn negative_ttl(config: &MountConfig) -> Duration {
+    match config.metadata_ttl {
+        MetadataTtl::For(ttl) => ttl.min(NEGATIVE_TTL),
+        MetadataTtl::Forever => NEGATIVE_TTL,
+    }
+}
+
+fn tree_settings(config: &MountConfig, negative_ttl: Duration, client: &Client) -> TreeSettings {
+    TreeSettings {
+        source: config.source.clone(),
+        metadata_ttl: match config.metadata_ttl {
+            MetadataTtl::For(ttl) => Some(ttl),
+            MetadataTtl::Forever => None,
+        },
+        negative_ttl,
+        attributes: config.attributes,
+        read_only: config.access.read_only,
+        allow_bucket_changes: config.allow_bucket_changes,
+        listings_show_algorithms: client.capabilities().get(Feature::ListedAlgorithms) == Support::Honoured,
+    }
+}
+
+fn fs_settings(config: &MountConfig) -> FsSettings {
+    let access = &config.access;
+    FsSettings {
+        defaults: Defaults {
+            uid: access.uid,
+            gid: access.gid,
+            file_mode: access.file_mode,
+            dir_mode: access.dir_mode,
+        },
+        read_only: access.read_only,
+        metadata_format: config.metadata_format,
+    }
+}
+
+impl Mounted {
+    /// Puts everything that was written into the bucket, telling what is pending; the mount stays usable.
+    ///
+    /// # Errors
+    /// What could not be sent, and why.
+    pub async fn flush(&self, progress: &watch::Sender<Progress>) -> Result<(), Failure> {
+        all_sent(&self.fs.send_all(|pending| show(progress, pending)).await)
+    }
+
+    /// Returns when the kernel has ended the session: the mount is gone. May be called again.
+    pub async fn ended(&mut self) {
+        self.session.ended().await;
+    }
+
+    /// After the end of the session: sends what is still unsent, or keeps it for the next mount; finishes intents.
+    ///
+    /// # Errors
+    /// What was kept instead of sent, and why.
+    pub async fn finish(&mut self, progress: &watch::Sender<Progress>) -> Result<(), Failure> {
+        let unsent = self.fs.finish(|pending| show(progress, pending)).await;
+        self.log_requests();
+        all_sent(&unsent)
+    }
+
+    fn log_requests(&self) {
+        let counts: Vec<String> = RequestClass::ALL
+            .into_iter()
+            .filter(|class| self.metrics.requests(*class) > 0)
+            .map(|class| format!("{}={}", class.name(), self.metrics.requests(class)))
+            .collect();
+        tracing::info!(requests = counts.join(" "), "requests of this mount");
+    }
+}
+
+fn show(progress: &watch::Sender<Progress>, pending: Pending) {
+    progress.send_replace(Progress {
+        pending_files: pending.files as u64,
+        pending_bytes: pending.bytes,
+    });
+}
+
+fn all_sent(unsent: &[String]) -> Result<(), Failure> {
+    if unsent.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "{} file(s) could not be sent; they are kept on this machine and sent by the next mount of the same source:\n{}",
+        unsent.len(),
+        unsent.join("\n")
+    );
+    Err(Failure::failed(text))
+}

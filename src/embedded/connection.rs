@@ -1,0 +1,134 @@
+//! One connection: HTTP/1.1, signatures and XML by `s3s`, faults and counts around them.
+
+use super::body::{AnswerBody, SharedIncoming};
+use super::counts::Operation;
+use super::faults::{Fate, Fault};
+use super::store::Store;
+use crate::rt;
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use s3s::access::{S3Access, S3AccessContext};
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{HttpError, S3Error, S3ErrorCode, S3Result, s3_error};
+use std::pin::pin;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+const READ_BUFFER_BYTES: usize = 1 << 20;
+
+/// Sees every request that is signed correctly, before its body is read.
+struct Gate(Store);
+
+#[async_trait::async_trait]
+impl S3Access for Gate {
+    async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
+        if cx.credentials().is_none() {
+            return Err(s3_error!(AccessDenied, "a signature is required"));
+        }
+        let operation = Operation::by_s3_name(cx.s3_op().name());
+        let key = cx.s3_path().get_object_key().unwrap_or_default();
+        self.0.counts().add(operation, key);
+        let faults = self.0.faults().fate_of(operation, key);
+        let has_trailer = cx.headers().contains_key("x-amz-trailer");
+        if let Some(fate) = cx.extensions_mut().get::<Fate>() {
+            fate.set(faults.clone());
+        }
+        for fault in &faults {
+            before_operation(fault).await?;
+        }
+        if has_trailer && self.0.quirks().reject_checksum_trailers {
+            return Err(s3_error!(NotImplemented, "trailers are not supported"));
+        }
+        Ok(())
+    }
+}
+
+async fn before_operation(fault: &Fault) -> S3Result<()> {
+    match fault {
+        Fault::Delay(duration) => {
+            rt::sleep(*duration).await;
+            Ok(())
+        }
+        Fault::Answer(code) => Err(injected(code)),
+        // The connection sees the fault too and closes instead of answering this.
+        Fault::Disconnect => Err(s3_error!(InternalError, "disconnecting on purpose")),
+        Fault::Stall => std::future::pending().await,
+        _ => Ok(()),
+    }
+}
+
+fn injected(code: &str) -> S3Error {
+    let code = S3ErrorCode::from_bytes(code.as_bytes()).unwrap_or(S3ErrorCode::InternalError);
+    S3Error::with_message(code, "on purpose")
+}
+
+impl Store {
+    fn service(&self) -> S3Service {
+        let options = self.options();
+        let mut builder = S3ServiceBuilder::new(self.clone());
+        builder.set_auth(SimpleAuth::from_single(
+            options.access_key.clone(),
+            options.secret_key.clone(),
+        ));
+        builder.set_access(Gate(self.clone()));
+        builder.build()
+    }
+
+    /// Serves one connection until either side closes it. Errors of the connection end it and are not reported.
+    pub async fn serve_connection(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        self.serve_until(io, std::future::pending()).await;
+    }
+
+    /// The same; once `closing` is done, the connection ends after the request it is busy with.
+    pub(super) async fn serve_until(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        closing: impl Future<Output = ()>,
+    ) {
+        let service = self.service();
+        let serve = hyper::service::service_fn(move |request| answer(service.clone(), request));
+        let connection = hyper::server::conn::http1::Builder::new()
+            .max_buf_size(READ_BUFFER_BYTES)
+            .serve_connection(TokioIo::new(io), serve);
+        let mut connection = pin!(connection);
+        let mut closing = pin!(closing);
+        let ended = futures_util::future::select(connection.as_mut(), closing.as_mut()).await;
+        let is_closing = matches!(ended, futures_util::future::Either::Right(_));
+        drop(ended);
+        if is_closing {
+            connection.as_mut().graceful_shutdown();
+            // A broken connection is as closed as any.
+            let _ = connection.await;
+        }
+    }
+}
+
+/// Answers one request, or breaks the connection where a fault says so.
+async fn answer(service: S3Service, request: Request<Incoming>) -> Result<Response<AnswerBody>, HttpError> {
+    let fate = Fate::default();
+    let (mut parts, incoming) = request.into_parts();
+    parts.extensions.insert(fate.clone());
+    let incoming = SharedIncoming::new(incoming, parts.headers.contains_key(header::EXPECT));
+    let request = Request::from_parts(parts, s3s::Body::http_body(incoming.clone()));
+    let response = service.call(request).await?;
+    if fate.has(&Fault::Disconnect) || fate.has(&Fault::LoseReply) {
+        return Err(HttpError::new("closed on purpose".into()));
+    }
+    incoming.drain();
+    let (mut parts, mut body) = response.into_parts();
+    if fate.has(&Fault::MalformedXml) {
+        parts.status = StatusCode::OK;
+        body = s3s::Body::from(Bytes::from_static(b"<<< not XML"));
+        parts.headers.remove(header::CONTENT_LENGTH);
+        parts
+            .headers
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    }
+    let body = AnswerBody::new(body, fate.find(|fault| fault.is_of_body().then(|| fault.clone())));
+    if let Some(length) = body.shortened_bytes {
+        parts.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    Ok(Response::from_parts(parts, body))
+}

@@ -1,0 +1,201 @@
+//! Bringing content into the bucket: flush, fsync, and what is tried again.
+
+use super::open::{FileHandle, OpenFile};
+use super::{Fs, lock};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::object::{ETag, ObjectId};
+use crate::rt;
+use crate::spool::RecordId;
+use crate::tree::node::Ino;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Between two background attempts to send what a close could not send.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_mins(1);
+
+impl Fs {
+    /// close(2), for each descriptor: returns when everything written so far is in the bucket.
+    ///
+    /// # Errors
+    /// `Stale` when somebody else's newer object is there (the local version is kept), or why it could not be sent.
+    pub async fn flush(self: &Arc<Self>, number: u64) -> Result<()> {
+        let handle = self.file_handle(number)?;
+        if !handle.writable && !handle.created {
+            return Ok(());
+        }
+        self.commit_for(&handle).await
+    }
+
+    /// fsync(2).
+    ///
+    /// # Errors
+    /// As [`Fs::flush`].
+    pub async fn fsync(self: &Arc<Self>, number: u64) -> Result<()> {
+        let handle = self.file_handle(number)?;
+        self.commit_for(&handle).await
+    }
+
+    /// Commits, and tells the handle of a commit by somebody else that lost what this one wrote.
+    async fn commit_for(self: &Arc<Self>, handle: &FileHandle) -> Result<()> {
+        self.commit(handle.ino, &handle.open).await?;
+        let lost = lock(&handle.open.lost).clone();
+        match lost {
+            Some(lost) if handle.created || handle.wrote.load(Ordering::Relaxed) => Err(lost),
+            _ => Ok(()),
+        }
+    }
+
+    /// Does something to a content that may commit it on the way.
+    pub(crate) async fn watched<T>(
+        &self,
+        ino: Ino,
+        open: &OpenFile,
+        operation: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let was_dirty = open.file.is_dirty();
+        let result = operation.await;
+        if let Err(error) = &result
+            && was_dirty
+            && !open.file.is_dirty()
+            && is_conflict(error)
+        {
+            self.note_loss(ino, open, error);
+        }
+        result
+    }
+
+    /// The name belongs to somebody else's version now, and the local one was kept elsewhere.
+    fn note_loss(&self, ino: Ino, open: &OpenFile, error: &Error) {
+        *lock(&open.lost) = Some(error.clone());
+        self.tree.lost_to_another(ino);
+    }
+
+    /// Tells the tree of a commit that happened on the way.
+    pub(crate) fn report_early_commit(&self, ino: Ino, open: &OpenFile) {
+        if let Some(committed) = open.file.take_committed() {
+            self.tree
+                .committed(ino, committed.version, committed.attributes, None);
+        }
+    }
+
+    /// Commits one inode's content and tells the tree.
+    pub(crate) async fn commit(self: &Arc<Self>, ino: Ino, open: &Arc<OpenFile>) -> Result<()> {
+        if !open.file.is_dirty() {
+            self.report_early_commit(ino, open);
+            return Ok(());
+        }
+        let _change = open.change.lock().await;
+        self.commit_locked(ino, open).await
+    }
+
+    /// As [`Fs::commit`], by a caller that holds the change lock.
+    pub(crate) async fn commit_locked(&self, ino: Ino, open: &Arc<OpenFile>) -> Result<()> {
+        if self.tree.node(ino).is_ok_and(|node| node.unlinked) {
+            // Unlinked: there is no name to commit it under, and POSIX wants none.
+            return Ok(());
+        }
+        let displacing = self.displace_hidden(&open.file.id(), Some(open)).await?;
+        match open.file.commit().await {
+            Ok(None) => Ok(()),
+            Ok(Some(committed)) => {
+                self.tree
+                    .committed(ino, committed.version, committed.attributes, None);
+                self.displaced(displacing).await;
+                Ok(())
+            }
+            Err(error) => {
+                if is_conflict(&error) {
+                    self.note_loss(ino, open, &error);
+                } else if let Err(persisting) = open.file.persist().await {
+                    tracing::warn!(error = %persisting, "unsent data could not be saved locally either");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Tries again until it works, or the file is unlinked or conflicts.
+    pub(crate) fn commit_later(self: &Arc<Self>, ino: Ino) {
+        if !lock(&self.retrying).insert(ino) {
+            return;
+        }
+        let fs = self.clone();
+        rt::spawn(async move {
+            fs.retry(ino).await;
+            lock(&fs.retrying).remove(&ino);
+            // What became dirty at the very end is begun anew.
+            drop(fs.claim(ino));
+        });
+    }
+
+    async fn retry(self: &Arc<Self>, ino: Ino) {
+        let mut pause = FIRST_RETRY;
+        loop {
+            let Some(open) = self.claim(ino) else { return };
+            let result = self.commit(ino, &open).await;
+            let settled = match &result {
+                Ok(()) => true,
+                Err(error) => is_conflict(error),
+            };
+            if settled {
+                if let Err(error) = result {
+                    tracing::warn!(%error, "a file lost against a newer object after it was closed");
+                }
+                return;
+            }
+            if let Err(error) = result {
+                tracing::warn!(%error, retry_in_s = pause.as_secs(), "unsent data will be tried again");
+            }
+            drop(open);
+            rt::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_RETRY);
+        }
+    }
+
+    /// Something is about to take the name of an unlinked object that handles still read: what they need is kept here, and
+    /// nobody deletes the object until that is done ([`Fs::displaced`]) or given up.
+    pub(crate) async fn displace_hidden(
+        &self,
+        id: &ObjectId,
+        by: Option<&Arc<OpenFile>>,
+    ) -> Result<Option<Displacing>> {
+        let Some(owner) = self.tree.hidden_owner(id) else {
+            return Ok(None);
+        };
+        let old = self.files().get(&owner).cloned();
+        let Some(old) = old.filter(|old| by.is_none_or(|by| !Arc::ptr_eq(old, by))) else {
+            return Ok(None);
+        };
+        let deferred = old.deferred_delete.clone().lock_owned().await;
+        if deferred.is_some() {
+            old.file.keep_local().await?;
+        }
+        Ok(Some(Displacing {
+            id: id.clone(),
+            owner,
+            deferred,
+        }))
+    }
+
+    /// The unlinked object was replaced: there is nothing of it left to delete.
+    pub(crate) async fn displaced(&self, displacing: Option<Displacing>) {
+        let Some(mut displacing) = displacing else { return };
+        self.tree.unhide(&displacing.id, displacing.owner);
+        if let Some((record, _)) = displacing.deferred.take() {
+            self.forget_record(record).await;
+        }
+    }
+}
+
+/// An unlinked object whose name is being taken.
+pub(crate) struct Displacing {
+    id: ObjectId,
+    owner: Ino,
+    deferred: tokio::sync::OwnedMutexGuard<Option<(RecordId, ETag)>>,
+}
+
+fn is_conflict(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Stale | ErrorKind::Exists)
+}

@@ -1,0 +1,172 @@
+//! What POSIX means here: one async method per operation, one file per family.
+//!
+//! Difficulties, and who solves them:
+//! 1. Open handles share one content per inode, clean or dirty ([`open`]).
+//! 2. `close` and `fsync` tell the truth about the bucket; what could not be sent is tried again ([`commit`]).
+//! 3. Unlinked and replaced files stay readable through their handles ([`names`], [`rename`]).
+//! 4. Attributes live in the object, and changing them is a conditional copy ([`attr`]).
+//! 5. Nothing unsent is left behind unsaid when the mount ends ([`shutdown`]).
+
+pub mod attr;
+pub mod commit;
+pub mod io;
+pub mod names;
+pub mod open;
+pub mod readdir;
+pub mod rename;
+pub mod shutdown;
+
+use crate::base::attributes::MetadataFormat;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::object::file::FileContext;
+use crate::rt;
+use crate::spool::{Intent, RecordId, Spool};
+pub use crate::tree::Invalidation;
+use crate::tree::Tree;
+use crate::tree::node::DirectoryPlace;
+pub use crate::tree::node::{Ino, Kind, Node};
+use open::{DirectoryHandle, FileHandle, OpenFile};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Mount-wide attributes of what carries none.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    pub uid: u32,
+    pub gid: u32,
+    /// Permission bits of files.
+    pub file_mode: u32,
+    /// Permission bits of directories.
+    pub dir_mode: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct FsSettings {
+    pub defaults: Defaults,
+    pub read_only: bool,
+    pub metadata_format: MetadataFormat,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// The filesystem of one mount.
+pub struct Fs {
+    pub(crate) tree: Arc<Tree>,
+    pub(crate) context: Arc<FileContext>,
+    pub(crate) spool: Arc<Spool>,
+    pub(crate) settings: FsSettings,
+    handles: Mutex<HashMap<u64, Handle>>,
+    last_handle: AtomicU64,
+    /// Content of every inode that has handles or unsent changes.
+    files: Mutex<HashMap<u64, Arc<OpenFile>>>,
+    /// Directory renames that failed in the middle: the same rename again goes on with them, and so does the next mount.
+    unfinished_renames: Mutex<HashMap<(DirectoryPlace, DirectoryPlace), RecordId>>,
+    /// Directories that wait for a marker, with the record of it.
+    due_markers: Mutex<HashMap<DirectoryPlace, Option<RecordId>>>,
+    /// Inodes whose commit is being tried again in the background.
+    retrying: Mutex<HashSet<u64>>,
+}
+
+#[derive(Clone)]
+enum Handle {
+    File(Arc<FileHandle>),
+    Directory(Arc<tokio::sync::Mutex<DirectoryHandle>>),
+}
+
+impl Fs {
+    #[must_use]
+    pub fn new(
+        tree: Arc<Tree>,
+        context: Arc<FileContext>,
+        spool: Arc<Spool>,
+        settings: FsSettings,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            tree,
+            context,
+            spool,
+            settings,
+            handles: Mutex::new(HashMap::new()),
+            last_handle: AtomicU64::new(0),
+            files: Mutex::new(HashMap::new()),
+            due_markers: Mutex::new(HashMap::new()),
+            unfinished_renames: Mutex::new(HashMap::new()),
+            retrying: Mutex::new(HashSet::new()),
+        })
+    }
+
+    #[must_use]
+    pub fn tree(&self) -> &Arc<Tree> {
+        &self.tree
+    }
+
+    /// The kernel drops `count` references to the inode.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        self.tree.forget(ino, count);
+    }
+
+    /// The kernel was told of the inode once more.
+    pub fn count_lookup(&self, ino: Ino) {
+        self.tree.count_lookup(ino);
+    }
+
+    pub(crate) fn files(&self) -> MutexGuard<'_, HashMap<u64, Arc<OpenFile>>> {
+        lock(&self.files)
+    }
+
+    fn add_handle(&self, handle: Handle) -> u64 {
+        let number = self.last_handle.fetch_add(1, Ordering::Relaxed) + 1;
+        lock(&self.handles).insert(number, handle);
+        number
+    }
+
+    fn take_handle(&self, number: u64) -> Option<Handle> {
+        lock(&self.handles).remove(&number)
+    }
+
+    pub(crate) fn file_handle(&self, number: u64) -> Result<Arc<FileHandle>> {
+        match lock(&self.handles).get(&number) {
+            Some(Handle::File(handle)) => Ok(handle.clone()),
+            _ => Err(Error::new(ErrorKind::BadHandle, "no such file handle")),
+        }
+    }
+
+    pub(crate) fn directory_handle(&self, number: u64) -> Result<Arc<tokio::sync::Mutex<DirectoryHandle>>> {
+        match lock(&self.handles).get(&number) {
+            Some(Handle::Directory(handle)) => Ok(handle.clone()),
+            _ => Err(Error::new(ErrorKind::BadHandle, "no such directory handle")),
+        }
+    }
+
+    pub(crate) fn writable(&self) -> Result<()> {
+        if self.settings.read_only {
+            return Err(Error::new(ErrorKind::ReadOnly, "mounted read-only"));
+        }
+        Ok(())
+    }
+
+    /// Puts an intent on disk before the work that it describes begins.
+    pub(crate) async fn record_intent(&self, intent: Intent) -> Result<RecordId> {
+        let spool = self.spool.clone();
+        rt::blocking(move || spool.record_intent(&intent)).await
+    }
+
+    /// The work is done. A record that stays costs a look at the next mount, nothing more.
+    pub(crate) async fn forget_record(&self, record: RecordId) {
+        let spool = self.spool.clone();
+        if let Err(error) = rt::blocking(move || spool.forget(record)).await {
+            tracing::warn!(%error, "a finished record could not be removed");
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these locks guard is consistent between any two statements.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

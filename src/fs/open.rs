@@ -1,0 +1,629 @@
+//! Opening and closing.
+//!
+//! Difficulties:
+//! 1. An open sees the newest committed version at the price of the first read: the check is a GET of the beginning,
+//!    whose body becomes the reader's first block. A version that the kernel has pages of costs a HEAD instead.
+//! 2. When that look finds another version than the kernel believes in, the kernel must look again: `Stale` makes it
+//!    do so (`do_filp_open` in the kernel's `fs/namei.c` walks again with LOOKUP_REVAL). If the object changes faster
+//!    than that, the second open reads around the page cache, so that no size or page of two versions mix.
+//! 3. All handles of an inode share one content.
+
+use super::readdir::Position;
+use super::{Caller, Fs, Handle};
+use crate::base::attributes::Attributes;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::limits::{KIB, MIB};
+use crate::base::names::{self, FileRule};
+use crate::base::object::{ByteRange, ETag, ObjectHeaders, ObjectId};
+use crate::object::file::{Creation, File};
+use crate::object::reader::{ReadStream, Reader};
+use crate::rt;
+use crate::s3::types::GetRequest;
+use crate::spool::RecordId;
+use crate::tree::directory::DirectoryReader;
+use crate::tree::freshness::Freshness;
+use crate::tree::node::{DirectoryPlace, Ino, Kind, Node, Place};
+use std::ffi::OsStr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Objects up to this size come whole with the first request.
+const WHOLE_BYTES: u64 = MIB;
+/// Of larger ones, this much.
+const FIRST_BYTES: u64 = 128 * KIB;
+
+/// The content of one inode, shared by its handles.
+pub struct OpenFile {
+    pub file: Arc<File>,
+    pub handles: AtomicU32,
+    /// Operations that work with it without a handle ([`Claim`]).
+    users: AtomicU32,
+    /// Signalled when the last handle is closed.
+    pub closed: tokio::sync::Notify,
+    /// Held by whatever changes the object: commits, renames, unlinks, attribute changes.
+    pub change: tokio::sync::Mutex<()>,
+    /// The object was unlinked while handles have it open; it is deleted with the last of them. Locked while that is
+    /// done and while something else takes the name: equal bytes have equal ETags, so a condition cannot tell which came
+    /// first. Whoever holds it waits for no other lock of this kind.
+    pub deferred_delete: Arc<tokio::sync::Mutex<Option<(RecordId, ETag)>>>,
+    /// What was written here lost against somebody else's version: every writer is told.
+    pub lost: Mutex<Option<Error>>,
+}
+
+impl OpenFile {
+    /// Waits until no handle is open, at most `limit`.
+    pub(crate) async fn wait_closed(&self, limit: Duration) {
+        let closed = self.closed.notified();
+        tokio::pin!(closed);
+        closed.as_mut().enable();
+        if self.handles.load(Ordering::Acquire) > 0 {
+            // Still open after all: the caller looks at the count.
+            let _ = rt::timeout(limit, closed).await;
+        }
+    }
+
+    pub(crate) fn new(file: Arc<File>) -> Arc<Self> {
+        Arc::new(Self {
+            file,
+            handles: AtomicU32::new(0),
+            closed: tokio::sync::Notify::new(),
+            change: tokio::sync::Mutex::new(()),
+            users: AtomicU32::new(0),
+            deferred_delete: Arc::default(),
+            lost: Mutex::new(None),
+        })
+    }
+
+    /// True while a handle or an operation needs it.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.handles.load(Ordering::SeqCst) > 0 || self.users.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// While one of these lives the content stays the inode's content, so that whoever opens the inode shares it.
+pub(crate) struct Claim {
+    fs: Arc<Fs>,
+    ino: Ino,
+    open: Arc<OpenFile>,
+}
+
+impl std::ops::Deref for Claim {
+    type Target = Arc<OpenFile>;
+
+    fn deref(&self) -> &Arc<OpenFile> {
+        &self.open
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.open.users.fetch_sub(1, Ordering::SeqCst);
+        // Without a runtime the mount is over.
+        if !self.open.is_in_use() && rt::Handle::try_current().is_ok() {
+            self.fs.unused_content(self.ino, &self.open);
+        }
+    }
+}
+
+pub struct FileHandle {
+    pub ino: Ino,
+    pub open: Arc<OpenFile>,
+    pub stream: ReadStream,
+    pub readable: bool,
+    pub writable: bool,
+    pub append: bool,
+    /// Its open has made the file: closing it means that the file is in the bucket, even if it only reads.
+    pub created: bool,
+    /// This handle has written: errors of background commits are its to hear.
+    pub wrote: AtomicBool,
+}
+
+pub struct DirectoryHandle {
+    pub ino: Ino,
+    pub place: Option<DirectoryPlace>,
+    pub(super) reader: Option<DirectoryReader>,
+    pub(super) position: Position,
+}
+
+/// What the kernel is told about an open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    pub handle: u64,
+    /// The kernel's pages of this inode are of this version.
+    pub keep_cache: bool,
+    /// Read and write around the page cache.
+    pub direct_io: bool,
+    /// Closing it has nothing to wait for.
+    pub no_flush: bool,
+}
+
+impl Fs {
+    /// open(2) of something that exists. `flags` are those of open(2).
+    ///
+    /// # Errors
+    /// `Stale` makes the kernel look the path up again and come back.
+    pub async fn open(self: &Arc<Self>, ino: Ino, flags: i32) -> Result<Opened> {
+        let node = self.tree.node(ino)?;
+        if node.kind == Kind::Directory {
+            return Err(Error::new(ErrorKind::IsDirectory, "is a directory"));
+        }
+        let access = flags & libc::O_ACCMODE;
+        let writes = access != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
+        if writes {
+            self.writable()?;
+        }
+        if node.gone && !node.unlinked {
+            // Somebody else's version has the name.
+            return Err(stale(&node));
+        }
+        if flags & libc::O_TRUNC != 0 {
+            let open = self.open_truncated(&node).await?;
+            return Ok(self.add_file_handle(ino, &open, flags, false, false));
+        }
+        if let Some(open) = self.claim(ino) {
+            if !self.is_newest(&node, &open).await? {
+                return Err(stale(&node));
+            }
+            let keep = self.keeps_pages(&node);
+            return Ok(self.add_file_handle(ino, &open, flags, keep, false));
+        }
+        if node.gone {
+            return Err(stale(&node));
+        }
+        let (open, direct_io) = self.open_from_bucket(&node).await?;
+        let keep = !direct_io && self.keeps_pages(&node);
+        Ok(self.add_file_handle(ino, &open, flags, keep, direct_io))
+    }
+
+    /// Whether an operation that begins now may work with a content that is open already.
+    pub(crate) async fn is_newest(&self, node: &Node, open: &OpenFile) -> Result<bool> {
+        Ok(open.file.is_dirty() || node.unlinked || self.is_current(node).await?)
+    }
+
+    /// True when the kernel's pages of the inode are still right; from now on they are those of the current version.
+    fn keeps_pages(&self, node: &Node) -> bool {
+        self.tree.note_pages(node.ino)
+    }
+
+    /// Whether the version that open handles have is still the newest.
+    async fn is_current(&self, node: &Node) -> Result<bool> {
+        if self.tree.trusts_caches() {
+            return Ok(true);
+        }
+        let info = self.tree.look(node).await?;
+        Ok(node
+            .version
+            .as_ref()
+            .is_some_and(|version| version.etag == info.version.etag))
+    }
+
+    async fn open_from_bucket(self: &Arc<Self>, node: &Node) -> Result<(Claim, bool)> {
+        let id = node
+            .object()
+            .cloned()
+            .ok_or_else(|| Error::new(ErrorKind::IsDirectory, "is a directory"))?;
+        if self.tree.trusts_caches() || (self.tree.has_pages(node) && node.version.is_some()) {
+            return self.open_by_head(node, id).await;
+        }
+        let size_bytes = node.version.as_ref().map_or(0, |version| version.size_bytes);
+        let range = (size_bytes > WHOLE_BYTES).then(|| ByteRange::new(0, FIRST_BYTES));
+        let request = GetRequest {
+            id: id.clone(),
+            range,
+            if_match: None,
+            version_id: None,
+        };
+        let asked_at = rt::now();
+        let reply = match self.context.client.get(&request).await {
+            Ok(reply) => reply,
+            // The object shrank to less than the first byte asked for: look again.
+            Err(error) if error.kind() == ErrorKind::BadRange => {
+                self.tree.look(node).await?;
+                return Err(stale(node));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.tree.saw_nothing(node.ino);
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        let info = reply.info.clone();
+        let direct_io = match self.tree.saw(node.ino, &info, asked_at) {
+            Freshness::Same => false,
+            Freshness::Changed if self.tree.second_surprise(node.ino) => true,
+            Freshness::Changed | Freshness::Replaced | Freshness::Outdated => return Err(stale(node)),
+        };
+        let attributes = Attributes::read(&info.headers.metadata);
+        let reader = Reader::from_reply(
+            self.context.client.clone(),
+            self.context.budget.clone(),
+            id,
+            reply,
+        );
+        let file = File::existing(&self.context, reader, info.headers, attributes);
+        Ok((self.share(node.ino, file), direct_io))
+    }
+
+    async fn open_by_head(self: &Arc<Self>, node: &Node, id: ObjectId) -> Result<(Claim, bool)> {
+        let mut node = node.clone();
+        if !self.tree.trusts_caches() || node.headers.is_none() || node.version.is_none() {
+            let info = self.tree.look(&node).await?;
+            if node
+                .version
+                .as_ref()
+                .is_none_or(|version| version.etag != info.version.etag)
+            {
+                return Err(stale(&node));
+            }
+            node = self.tree.node(node.ino)?;
+        }
+        let Some(version) = node.version.clone() else {
+            return Err(stale(&node));
+        };
+        let headers = node.headers.as_deref().cloned().unwrap_or_default();
+        let reader = Reader::new(
+            self.context.client.clone(),
+            self.context.budget.clone(),
+            id,
+            version,
+        );
+        let file = File::existing(&self.context, reader, headers, node.attributes);
+        Ok((self.share(node.ino, file), false))
+    }
+
+    /// The content of an inode without a handle, for operations by path.
+    ///
+    /// # Errors
+    /// `Stale` when the name leads to another version now.
+    pub(crate) async fn content_of(self: &Arc<Self>, node: &Node) -> Result<Claim> {
+        if let Some(open) = self.claim(node.ino) {
+            if node.gone && !node.unlinked || !self.is_newest(node, &open).await? {
+                return Err(stale(node));
+            }
+            return Ok(open);
+        }
+        if node.gone {
+            return Err(stale(node));
+        }
+        let id = node
+            .object()
+            .cloned()
+            .ok_or_else(|| Error::new(ErrorKind::IsDirectory, "is a directory"))?;
+        let info = self.tree.look(node).await?;
+        if self.tree.node(node.ino)?.gone {
+            return Err(stale(node));
+        }
+        let attributes = Attributes::read(&info.headers.metadata);
+        let reader = Reader::new(
+            self.context.client.clone(),
+            self.context.budget.clone(),
+            id,
+            info.version,
+        );
+        let file = File::existing(&self.context, reader, info.headers, attributes);
+        Ok(self.share(node.ino, file))
+    }
+
+    async fn open_truncated(self: &Arc<Self>, node: &Node) -> Result<Claim> {
+        if let Some(open) = self.claim(node.ino) {
+            if !self.is_newest(node, &open).await? {
+                return Err(stale(node));
+            }
+            open.file.truncate(0).await?;
+            return Ok(open);
+        }
+        if node.gone {
+            return Err(stale(node));
+        }
+        let id = node
+            .object()
+            .cloned()
+            .ok_or_else(|| Error::new(ErrorKind::IsDirectory, "is a directory"))?;
+        let node = if node.headers.is_some() {
+            node.clone()
+        } else {
+            // Metadata, content type and tags of the old version are the new one's too.
+            match self.tree.look(node).await {
+                Ok(_) => self.tree.node(node.ino)?,
+                Err(error) => return Err(error),
+            }
+        };
+        let Some(version) = node.version.clone() else {
+            return Err(stale(&node));
+        };
+        let headers = node.headers.as_deref().cloned().unwrap_or_default();
+        let file = File::truncating(&self.context, id, version, headers, node.attributes);
+        Ok(self.share(node.ino, file))
+    }
+
+    /// Registers a content, unless another open was faster. The inode lives as long as it has a content.
+    pub(crate) fn share(self: &Arc<Self>, ino: Ino, file: Arc<File>) -> Claim {
+        let mut files = self.files();
+        let open = files.entry(ino).or_insert_with(|| {
+            self.tree.pin(ino);
+            OpenFile::new(file)
+        });
+        self.claim_of(ino, open)
+    }
+
+    /// The content of an inode that has one.
+    pub(crate) fn claim(self: &Arc<Self>, ino: Ino) -> Option<Claim> {
+        let files = self.files();
+        files.get(&ino).map(|open| self.claim_of(ino, open))
+    }
+
+    /// By holders of the lock on all contents.
+    fn claim_of(self: &Arc<Self>, ino: Ino, open: &Arc<OpenFile>) -> Claim {
+        open.users.fetch_add(1, Ordering::SeqCst);
+        Claim {
+            fs: self.clone(),
+            ino,
+            open: open.clone(),
+        }
+    }
+
+    /// Nobody has the content open, and no operation works with it.
+    fn unused_content(self: &Arc<Self>, ino: Ino, open: &Arc<OpenFile>) {
+        if self.tree.node(ino).is_ok_and(|node| node.unlinked) {
+            let (fs, open) = (self.clone(), open.clone());
+            rt::spawn(async move { fs.last_close(ino, &open).await });
+        } else if open.file.is_dirty() {
+            self.commit_later(ino);
+        } else {
+            self.forget_content(ino, open);
+        }
+    }
+
+    fn add_file_handle(
+        &self,
+        ino: Ino,
+        open: &Claim,
+        flags: i32,
+        keep_cache: bool,
+        direct_io: bool,
+    ) -> Opened {
+        let no_flush = flags & libc::O_ACCMODE == libc::O_RDONLY;
+        Opened {
+            handle: self.new_file_handle(ino, open, flags, false),
+            keep_cache,
+            direct_io,
+            no_flush,
+        }
+    }
+
+    fn new_file_handle(&self, ino: Ino, open: &Claim, flags: i32, created: bool) -> u64 {
+        let access = flags & libc::O_ACCMODE;
+        open.handles.fetch_add(1, Ordering::SeqCst);
+        self.tree.pin(ino);
+        let handle = FileHandle {
+            ino,
+            open: Arc::clone(open),
+            stream: ReadStream::default(),
+            readable: access != libc::O_WRONLY,
+            writable: access != libc::O_RDONLY,
+            append: flags & libc::O_APPEND != 0,
+            created,
+            wrote: AtomicBool::new(false),
+        };
+        self.add_handle(Handle::File(Arc::new(handle)))
+    }
+
+    /// creat(2) and open(2) with O_CREAT of a name that was not there when the kernel looked.
+    ///
+    /// # Errors
+    /// `Exists` with O_EXCL when this mount has such a file; the bucket decides at the first commit.
+    pub async fn create(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: Ino,
+        name: &str,
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Node, Opened)> {
+        self.writable()?;
+        let (directory, id) = self.place_of_new_file(parent, name).await?;
+        let known = self.tree.known_object(&id);
+        if let Some(node) = known {
+            if flags & libc::O_EXCL != 0 {
+                return Err(Error::new(ErrorKind::Exists, "the file exists already").on(&id));
+            }
+            let opened = self.open(node.ino, flags).await?;
+            self.tree.count_lookup(node.ino);
+            return Ok((node, opened));
+        }
+        let attributes = new_attributes(caller, libc::S_IFREG | (mode & 0o7777));
+        let file = self.new_file(&id, flags, attributes);
+        let node = self.tree.create_local(&directory, name, &id, attributes);
+        self.tree.count_lookup(node.ino);
+        let open = self.share(node.ino, file);
+        let handle = self.new_file_handle(node.ino, &open, flags, true);
+        self.touch_directory(&directory);
+        Ok((
+            node,
+            Opened {
+                handle,
+                keep_cache: false,
+                direct_io: false,
+                no_flush: false,
+            },
+        ))
+    }
+
+    fn new_file(&self, id: &ObjectId, flags: i32, attributes: Attributes) -> Arc<File> {
+        let headers = ObjectHeaders {
+            content_type: Some(content_type(&id.key)),
+            ..ObjectHeaders::default()
+        };
+        if let Some(hidden) = self.tree.hidden_version(id) {
+            // The unlinked object of that name is still in the bucket for its handles: it is what this file replaces.
+            return File::truncating(&self.context, id.clone(), hidden, headers, attributes);
+        }
+        let creation = if flags & libc::O_EXCL != 0 {
+            Creation::Exclusive
+        } else if flags & libc::O_TRUNC != 0 {
+            Creation::Truncating
+        } else {
+            Creation::Plain
+        };
+        File::create(&self.context, id.clone(), creation, headers, attributes)
+    }
+
+    /// The key that a new file of that name gets.
+    ///
+    /// # Errors
+    /// `Invalid` for names that no key has.
+    pub(crate) async fn place_of_new_file(
+        &self,
+        parent: Ino,
+        name: &str,
+    ) -> Result<(DirectoryPlace, ObjectId)> {
+        let directory = self.tree.directory(parent)?;
+        let resolved = match names::resolve(&directory.key, OsStr::new(name)) {
+            Ok(resolved) => resolved,
+            Err(names::NameError::NoSuchName) => return Err(no_such_name(name)),
+            Err(error) => return Err(Error::new(error.on_creation(), error.to_string())),
+        };
+        let Some(file) = resolved.file else {
+            return Err(no_such_name(name));
+        };
+        let id = ObjectId::new(directory.bucket.clone(), file.key.as_str());
+        if file.rule == FileRule::BesideDirectory && !self.tree.directory_beside(&id).await? {
+            return Err(no_such_name(name));
+        }
+        Ok((directory, id))
+    }
+
+    /// opendir(3).
+    ///
+    /// # Errors
+    /// `NotDirectory`.
+    pub fn open_directory(&self, ino: Ino) -> Result<u64> {
+        let node = self.tree.node(ino)?;
+        let place = match node.place {
+            Place::Buckets => None,
+            Place::Directory(place) => Some(place),
+            Place::Object(id) => return Err(Error::new(ErrorKind::NotDirectory, "not a directory").on(&id)),
+        };
+        let handle = DirectoryHandle {
+            ino,
+            place,
+            reader: None,
+            position: Position::default(),
+        };
+        self.tree.pin(ino);
+        Ok(self.add_handle(Handle::Directory(Arc::new(tokio::sync::Mutex::new(handle)))))
+    }
+
+    pub fn release_directory(&self, ino: Ino, number: u64) {
+        if self.take_handle(number).is_some() {
+            self.tree.unpin(ino);
+        }
+    }
+
+    /// The last close of a handle. What a flush could not send is tried again in the background.
+    pub async fn release(self: &Arc<Self>, number: u64) {
+        let Some(Handle::File(handle)) = self.take_handle(number) else {
+            return;
+        };
+        let ino = handle.ino;
+        let open = handle.open.clone();
+        drop(handle);
+        if open.handles.fetch_sub(1, Ordering::SeqCst) == 1 {
+            open.closed.notify_waiters();
+            if !open.is_in_use() {
+                self.last_close(ino, &open).await;
+            }
+        }
+        self.tree.unpin(ino);
+    }
+
+    async fn last_close(self: &Arc<Self>, ino: Ino, open: &Arc<OpenFile>) {
+        let unlinked = self.tree.node(ino).is_ok_and(|node| node.unlinked);
+        if unlinked {
+            self.finish_deferred_delete(ino, open).await;
+            self.forget_content(ino, open);
+            if !open.is_in_use() {
+                open.file.discard().await;
+            }
+        } else if open.file.is_dirty() {
+            self.commit_later(ino);
+        } else {
+            self.forget_content(ino, open);
+        }
+    }
+
+    /// Drops the content if nobody came back to it meanwhile.
+    pub(crate) fn forget_content(&self, ino: Ino, open: &Arc<OpenFile>) {
+        let unlinked = self.tree.node(ino).is_ok_and(|node| node.unlinked);
+        let mut files = self.files();
+        let same = files.get(&ino).is_some_and(|current| Arc::ptr_eq(current, open));
+        if same && !open.is_in_use() && (unlinked || !open.file.is_dirty()) {
+            files.remove(&ino);
+            self.tree.unpin(ino);
+        }
+    }
+
+    /// Deletes the object of an unlinked file that nobody needs any more.
+    pub(crate) async fn finish_deferred_delete(&self, ino: Ino, open: &OpenFile) {
+        let mut slot = open.deferred_delete.lock().await;
+        let id = open.file.id();
+        let (record, etag) = match (slot.take(), open.file.take_committed()) {
+            (None, None) => return,
+            // Its bytes were committed once more on the way, because they were needed again.
+            (deferred, Some(early)) => (deferred.map(|(record, _)| record), early.version.etag),
+            (Some((record, etag)), None) => (Some(record), etag),
+        };
+        // A 412 means that a newer file has the name: there is nothing of the old one left to delete.
+        match self.context.client.delete(&id, Some(&etag)).await {
+            Ok(()) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PreconditionFailed) => {}
+            Err(error) => {
+                tracing::warn!(%error, "an unlinked object could not be deleted; the next mount tries again");
+                self.tree.unhide(&id, ino);
+                return;
+            }
+        }
+        self.tree.unhide(&id, ino);
+        if let Some(record) = record {
+            self.forget_record(record).await;
+        }
+    }
+}
+
+/// Attributes of what `caller` creates now. `mode` has the type bits.
+pub(crate) fn new_attributes(caller: Caller, mode: u32) -> Attributes {
+    let now = rt::wall_clock();
+    Attributes {
+        mode: Some(mode),
+        uid: Some(caller.uid),
+        gid: Some(caller.gid),
+        mtime: Some(now),
+        ctime: Some(now),
+        atime: None,
+    }
+}
+
+/// The content type that a new object gets: by the extension of its name.
+#[must_use]
+pub fn content_type(key: &str) -> String {
+    mime_guess::from_path(key)
+        .first_or_octet_stream()
+        .essence_str()
+        .to_owned()
+}
+
+fn stale(node: &Node) -> Error {
+    let error = Error::new(ErrorKind::Stale, "the object was replaced");
+    match node.object() {
+        Some(id) => error.on(id),
+        None => error,
+    }
+}
+
+fn no_such_name(name: &str) -> Error {
+    Error::new(
+        ErrorKind::Invalid,
+        format!("no object can have the name {name:?}: names beginning with ~% are escapes"),
+    )
+}

@@ -1,0 +1,419 @@
+//! rename(2).
+//!
+//! Difficulties:
+//! 1. A file that is not in the bucket yet is just committed under its new name; one with unsent changes is committed
+//!    first; others are moved by a conditional server-side copy and delete.
+//! 2. What the new name led to stays readable through its handles: what they need is kept here first.
+//! 3. A directory is moved as a whole, with a record that lets the next mount finish it.
+
+use super::Fs;
+use super::open::OpenFile;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::names;
+use crate::base::object::{Condition, ETag, ObjectId, Version};
+use crate::rt;
+use crate::spool::{Intent, RecordId};
+use crate::tree::Tree;
+use crate::tree::node::{DirectoryPlace, Ino, Kind, Link, Node, Place};
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// By the old name of an object: the version that was copied, and the copy.
+type Arrived = HashMap<ObjectId, (ETag, Version)>;
+
+/// Where a rename goes.
+struct Target {
+    parent: Ino,
+    directory: DirectoryPlace,
+    name: String,
+    existing: Option<Node>,
+}
+
+impl Target {
+    fn link(&self) -> Link {
+        Link {
+            parent: self.directory.clone(),
+            name: self.name.as_str().into(),
+        }
+    }
+}
+
+impl Fs {
+    /// rename(2) and renameat2(2) with RENAME_NOREPLACE.
+    ///
+    /// # Errors
+    /// `Exists` with `no_replace`, `NotEmpty`, `IsDirectory`, `NotDirectory`, `CrossDevice` between buckets for
+    /// directories and for buckets themselves, `Busy`.
+    pub async fn rename(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &str,
+        new_parent: Ino,
+        new_name: &str,
+        no_replace: bool,
+    ) -> Result<()> {
+        self.writable()?;
+        let is_root_of_buckets = |ino| {
+            self.tree
+                .node(ino)
+                .map(|node| matches!(node.place, Place::Buckets))
+        };
+        if is_root_of_buckets(parent)? || is_root_of_buckets(new_parent)? {
+            return Err(Error::new(ErrorKind::CrossDevice, "buckets cannot be renamed"));
+        }
+        let directory = self.tree.directory(new_parent)?;
+        let from_directory = self.tree.directory(parent)?;
+        let node = self.tree.find(parent, name).await?;
+        let existing = self.tree.lookup(new_parent, new_name).await?;
+        if existing.is_some() && no_replace {
+            return Err(Error::new(
+                ErrorKind::Exists,
+                format!("{new_name:?} exists already"),
+            ));
+        }
+        if existing.as_ref().is_some_and(|existing| existing.ino == node.ino) {
+            return Ok(());
+        }
+        let target = Target {
+            parent: new_parent,
+            directory,
+            name: new_name.to_owned(),
+            existing,
+        };
+        match &node.place {
+            Place::Object(_) => self.rename_file(&node, new_parent, target, no_replace).await?,
+            Place::Directory(place) => {
+                self.rename_directory(&node, place, &from_directory, target)
+                    .await?;
+            }
+            Place::Buckets => return Err(Error::new(ErrorKind::CrossDevice, "the root cannot be renamed")),
+        }
+        self.touch_directory(&self.tree.directory(new_parent)?);
+        self.after_removal(&from_directory).await;
+        Ok(())
+    }
+
+    async fn rename_file(
+        self: &Arc<Self>,
+        node: &Node,
+        new_parent: Ino,
+        target: Target,
+        no_replace: bool,
+    ) -> Result<()> {
+        if target
+            .existing
+            .as_ref()
+            .is_some_and(|existing| existing.kind == Kind::Directory)
+        {
+            return Err(Error::new(ErrorKind::IsDirectory, "a directory has the new name"));
+        }
+        let (_, to) = self.place_of_new_file(new_parent, &target.name).await?;
+        let open = self.files().get(&node.ino).cloned();
+        let replaced = target.existing.as_ref().and_then(|existing| {
+            let open = self.files().get(&existing.ino).cloned();
+            open.map(|open| (existing.ino, open))
+        });
+        // Both contents are held still, always in the order of their inode numbers, so that two renames never wait
+        // for each other.
+        let mut held: Vec<(Ino, Arc<OpenFile>)> = Vec::new();
+        held.extend(open.clone().map(|open| (node.ino, open)));
+        held.extend(replaced.clone());
+        held.sort_by_key(|(ino, _)| *ino);
+        let mut guards = Vec::new();
+        for (_, content) in &held {
+            guards.push(content.change.lock().await);
+        }
+        let node = self.tree.node(node.ino)?;
+        if let Some((ino, replaced)) = &replaced {
+            self.report_early_commit(*ino, replaced);
+            if replaced.is_in_use() {
+                replaced.file.keep_local().await?;
+            }
+        }
+        let target = Target {
+            // Commits that were running may have changed what is known.
+            existing: target
+                .existing
+                .map(|existing| self.tree.node(existing.ino).unwrap_or(existing)),
+            ..target
+        };
+        let moved = self
+            .move_file(&node, open.as_ref(), &to, &target, no_replace)
+            .await;
+        drop(guards);
+        moved
+    }
+
+    async fn move_file(
+        self: &Arc<Self>,
+        node: &Node,
+        open: Option<&Arc<OpenFile>>,
+        to: &ObjectId,
+        target: &Target,
+        no_replace: bool,
+    ) -> Result<()> {
+        let Some(from) = node.object().cloned() else {
+            return Ok(());
+        };
+        if let (Some(open), true) = (open, node.local) {
+            let replaces = self.version_to_replace(to, target).await?;
+            open.file.rename(to.clone(), replaces).await?;
+            self.moved(node, target, to);
+            // Nobody will close it again when nobody has it open.
+            if !open.is_in_use() {
+                self.commit_later(node.ino);
+            } else if no_replace {
+                // The bucket decides before this returns.
+                return self.commit_locked(node.ino, open).await;
+            }
+            return Ok(());
+        }
+        if let Some(open) = open
+            && open.file.is_dirty()
+        {
+            self.commit_locked(node.ino, open).await?;
+        }
+        let expected = self.tree.node(node.ino)?.version;
+        let condition = if no_replace {
+            Condition::Absent
+        } else {
+            Condition::None
+        };
+        let displacing = self.displace_hidden(to, open).await?;
+        let (source, version) = self.tree.move_object(&from, expected, to, condition).await?;
+        self.displaced(displacing).await;
+        if let Some(open) = open {
+            if open.file.base_etag().is_none_or(|base| base != source) {
+                // Handles are bound to another version than the one that was renamed: they do not follow it.
+                self.tree.lost_to_another(node.ino);
+                self.replaced(target);
+                self.tree.listings.forget(&target.directory);
+                self.tree.invalidate_name(target.parent, &target.name);
+                return Ok(());
+            }
+            open.file.rename(to.clone(), Some(version.clone())).await?;
+        }
+        self.moved(node, target, to);
+        self.tree.follow(node.ino, &source, version);
+        Ok(())
+    }
+
+    /// The version that a file which is not committed yet will replace under its new name.
+    async fn version_to_replace(&self, to: &ObjectId, target: &Target) -> Result<Option<Version>> {
+        if let Some(hidden) = self.tree.hidden_version(to) {
+            return Ok(Some(hidden));
+        }
+        let Some(existing) = &target.existing else {
+            return Ok(None);
+        };
+        if existing.local {
+            let open = self.files().get(&existing.ino).cloned();
+            return Ok(open.and_then(|open| open.file.base_version()));
+        }
+        match &existing.version {
+            Some(version) if !existing.gone => Ok(Some(version.clone())),
+            _ => match self.context.client.head(to).await {
+                Ok(info) => Ok(Some(info.version)),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn moved(self: &Arc<Self>, node: &Node, target: &Target, to: &ObjectId) {
+        self.replaced(target);
+        self.tree.moved_object(node, to, target.link());
+    }
+
+    /// What had the new name has none now.
+    fn replaced(self: &Arc<Self>, target: &Target) {
+        if let Some(existing) = &target.existing {
+            self.tree.unlinked(existing);
+            let abandoned = self.files().get(&existing.ino).cloned();
+            if let Some(open) = abandoned.filter(|open| !open.is_in_use()) {
+                self.forget_content(existing.ino, &open);
+                rt::spawn(async move { open.file.discard().await });
+            }
+        }
+    }
+
+    async fn rename_directory(
+        self: &Arc<Self>,
+        node: &Node,
+        from: &DirectoryPlace,
+        from_directory: &DirectoryPlace,
+        target: Target,
+    ) -> Result<()> {
+        if target
+            .existing
+            .as_ref()
+            .is_some_and(|existing| existing.kind != Kind::Directory)
+        {
+            return Err(Error::new(ErrorKind::NotDirectory, "a file has the new name"));
+        }
+        let resolved = names::resolve(&target.directory.key, OsStr::new(&target.name))
+            .map_err(|error| Error::new(error.on_creation(), error.to_string()))?;
+        let key = resolved
+            .directory
+            .filter(|key| !key.is_partial() && !from.key.is_partial());
+        let Some(key) = key else {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "directories with escaped names cannot be renamed",
+            ));
+        };
+        let to = DirectoryPlace {
+            bucket: target.directory.bucket.clone(),
+            key,
+        };
+        if to.bucket == from.bucket && to.key.prefix().starts_with(from.key.prefix()) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "a directory cannot be moved into itself",
+            ));
+        }
+        // What an earlier attempt has copied already is no obstacle to the next one.
+        let begun = super::lock(&self.unfinished_renames).contains_key(&(from.clone(), to.clone()));
+        if !begun && !self.tree.is_empty(&to).await? {
+            return Err(
+                Error::new(ErrorKind::NotEmpty, "the new directory is not empty").on(&Tree::marker_id(&to))
+            );
+        }
+        if !begun && target.existing.is_some() {
+            // An empty directory is replaced: its marker would be in the way of ours.
+            self.tree
+                .remove_directory(&target.directory, &target.name, &to)
+                .await?;
+        }
+        self.commit_below(from).await?;
+        self.keep_directories_below(from).await;
+        let (record, arrived) = self.move_tree(from, &to).await?;
+        if let Some(link) = &node.link {
+            self.tree.listings.remove(&link.parent, &link.name);
+        }
+        debug_assert_eq!(node.link.as_ref().map(|link| &link.parent), Some(from_directory));
+        self.tree.moved_directory(from, &to, &target.link());
+        self.take_contents_along(from, &to, arrived).await?;
+        // What was committed under an old name after that was listed. A name that is taken stays with who took it.
+        self.tree.move_leftovers(from, &to).await?;
+        self.forget_record(record).await;
+        Ok(())
+    }
+
+    /// Files below with unsent content are committed first, so that the copies are of what the programs see.
+    async fn commit_below(self: &Arc<Self>, directory: &DirectoryPlace) -> Result<()> {
+        for (_, ino) in self.tree.known_below(directory) {
+            let open = self.files().get(&ino).cloned();
+            if let Some(open) = open.filter(|open| open.file.is_dirty()) {
+                self.commit(ino, &open).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the objects. Returns the record of the rename, and what became of objects that have inodes.
+    async fn move_tree(
+        self: &Arc<Self>,
+        from: &DirectoryPlace,
+        to: &DirectoryPlace,
+    ) -> Result<(RecordId, Arrived)> {
+        let intent = Intent::RenameDirectory {
+            bucket: from.bucket.to_string(),
+            from_prefix: from.key.prefix().to_owned(),
+            to_bucket: to.bucket.to_string(),
+            to_prefix: to.key.prefix().to_owned(),
+        };
+        let both = (from.clone(), to.clone());
+        let begun = super::lock(&self.unfinished_renames).remove(&both);
+        let record = match begun {
+            Some(record) => record,
+            None => self.record_intent(intent).await?,
+        };
+        let arrived = Mutex::new(Arrived::new());
+        let moved = self
+            .tree
+            .move_prefix(from, to, |source, etag, _, version| {
+                if self.tree.is_known(source) {
+                    super::lock(&arrived).insert(source.clone(), (etag.clone(), version.clone()));
+                }
+            })
+            .await;
+        let count = match moved {
+            Ok(count) => count,
+            Err(error) => {
+                super::lock(&self.unfinished_renames).insert(both, record);
+                return Err(error);
+            }
+        };
+        if count == 0 {
+            // It had lost its last child a moment ago and has no marker yet: the new one must not vanish.
+            self.restore_marker(to, self.settings.metadata_format).await?;
+        }
+        Ok((
+            record,
+            arrived.into_inner().unwrap_or_else(PoisonError::into_inner),
+        ))
+    }
+
+    /// The names lead to the new keys already; the contents, which may have been opened, made or written while the objects
+    /// were moved, follow one by one.
+    async fn take_contents_along(
+        self: &Arc<Self>,
+        from: &DirectoryPlace,
+        to: &DirectoryPlace,
+        arrived: Arrived,
+    ) -> Result<()> {
+        for (id, ino) in self.tree.known_below(to) {
+            let Some(open) = self.claim(ino) else { continue };
+            let _change = open.change.lock().await;
+            let old_id = open.file.id();
+            if !(old_id.bucket == from.bucket && old_id.key.starts_with(from.key.prefix())) {
+                continue;
+            }
+            self.report_early_commit(ino, &open);
+            let base = open.file.base_version();
+            let copied = arrived
+                .get(&old_id)
+                .filter(|(source, _)| base.as_ref().is_some_and(|base| base.etag == *source))
+                .map(|(_, version)| version.clone());
+            let base = match base {
+                Some(base) if copied.is_some() || !self.tree.is_local(ino) => base,
+                _ => {
+                    open.file.rename(id, None).await?;
+                    continue;
+                }
+            };
+            let moved = match copied {
+                Some(version) => Some(version),
+                None => self.move_late(&old_id, &base, &id, &arrived).await?,
+            };
+            let Some(version) = moved else {
+                self.tree.lost_to_another(ino);
+                continue;
+            };
+            let is_local = self.tree.is_local(ino);
+            open.file.rename(id, Some(version.clone())).await?;
+            if !is_local {
+                self.tree.follow(ino, &base.etag, version);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves an object that was committed after it was copied, or opened after it was listed. `None` where somebody else
+    /// has replaced it.
+    async fn move_late(
+        &self,
+        from: &ObjectId,
+        base: &Version,
+        to: &ObjectId,
+        arrived: &Arrived,
+    ) -> Result<Option<Version>> {
+        let condition = match arrived.get(from) {
+            Some((_, former)) => Condition::Matches(former.etag.clone()),
+            None => Condition::Absent,
+        };
+        self.tree.move_version(from, base, to, condition).await
+    }
+}

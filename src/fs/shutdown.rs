@@ -1,0 +1,220 @@
+//! The beginning and the end of a mount: what a former one left behind, and what this one must not.
+
+use super::{Fs, lock};
+use crate::base::attributes::{Attributes, MetadataFormat};
+use crate::base::error::{ErrorKind, Result};
+use crate::base::names::DirectoryKey;
+use crate::base::object::{ETag, ObjectId};
+use crate::object::file::File;
+use crate::s3::types::UploadId;
+use crate::spool::{Intent, Leftovers, OpenUpload, RecordId, UnsentFile};
+use crate::tree::node::DirectoryPlace;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+/// The estimate of the server's clock may be that far behind.
+const CLOCK_ERROR_S: u64 = 1;
+
+/// What is left to send, for progress bars.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    pub files: usize,
+    pub bytes: u64,
+}
+
+impl Fs {
+    /// Files with content that the bucket does not have yet.
+    #[must_use]
+    pub fn pending(&self) -> Pending {
+        let files = self.files();
+        files
+            .values()
+            .filter(|open| open.file.is_dirty())
+            .fold(Pending::default(), |sum, open| Pending {
+                files: sum.files + 1,
+                bytes: sum.bytes + open.file.size_bytes(),
+            })
+    }
+
+    /// After the last request: sends everything as [`Fs::send_all`], then finishes deferred deletes, as no handle needs
+    /// those objects any more. Returns one line for each file that could not be sent.
+    pub async fn finish(self: &Arc<Self>, progress: impl FnMut(Pending)) -> Vec<String> {
+        let unsent = self.send_all(progress).await;
+        let open: Vec<_> = self
+            .files()
+            .iter()
+            .map(|(ino, open)| (*ino, open.clone()))
+            .collect();
+        for (ino, content) in open {
+            if self.tree.node(ino).is_ok_and(|node| node.unlinked) {
+                self.finish_deferred_delete(ino, &content).await;
+            }
+        }
+        unsent
+    }
+
+    /// Sends everything and writes due markers, at any time. What cannot be sent is saved for the next mount; returns one
+    /// line for each such file.
+    pub async fn send_all(self: &Arc<Self>, mut progress: impl FnMut(Pending)) -> Vec<String> {
+        let mut unsent = Vec::new();
+        let dirty: Vec<_> = self
+            .files()
+            .iter()
+            .filter(|(_, open)| open.file.is_dirty())
+            .map(|(ino, open)| (*ino, open.clone()))
+            .collect();
+        for (ino, open) in dirty {
+            progress(self.pending());
+            if let Err(error) = self.commit(ino, &open).await {
+                unsent.push(error.to_string());
+            }
+        }
+        progress(self.pending());
+        let due: Vec<DirectoryPlace> = lock(&self.due_markers).keys().cloned().collect();
+        for directory in due {
+            self.keep_directory(&directory).await;
+        }
+        unsent
+    }
+
+    /// Finishes what a former mount of the same source was cut off in. Must be done before the first request.
+    ///
+    /// # Errors
+    /// Only when the local record cannot be read; what the bucket refuses is logged and stays recorded.
+    pub async fn recover(self: &Arc<Self>, leftovers: Leftovers) -> Result<()> {
+        for (record, upload) in leftovers.uploads {
+            self.abort_leftover(record, &upload).await;
+        }
+        for (record, intent) in leftovers.intents {
+            match self.redo(&intent).await {
+                Ok(()) => self.forget_record(record).await,
+                Err(error) => {
+                    tracing::warn!(%error, ?intent, "unfinished work of a former mount could not be finished");
+                }
+            }
+        }
+        for (record, unsent) in leftovers.unsent {
+            self.restore(record, &unsent);
+        }
+        Ok(())
+    }
+
+    async fn abort_leftover(&self, record: RecordId, upload: &OpenUpload) {
+        let id = ObjectId::new(upload.bucket.as_str(), upload.key.as_str());
+        match self
+            .context
+            .client
+            .abort_upload(&id, &UploadId(upload.upload_id.clone()))
+            .await
+        {
+            Ok(()) => self.forget_record(record).await,
+            Err(error) if error.kind() == ErrorKind::NotFound => self.forget_record(record).await,
+            Err(error) => {
+                tracing::warn!(%error, "an unfinished upload of a former mount could not be aborted");
+            }
+        }
+    }
+
+    async fn redo(self: &Arc<Self>, intent: &Intent) -> Result<()> {
+        match intent {
+            Intent::Delete {
+                bucket,
+                key,
+                etag,
+                unlinked_unix_s,
+            } => {
+                let id = ObjectId::new(bucket.as_str(), key.as_str());
+                self.delete_unlinked(&id, &ETag::new(etag), *unlinked_unix_s)
+                    .await
+            }
+            Intent::RenameDirectory {
+                bucket,
+                from_prefix,
+                to_bucket,
+                to_prefix,
+            } => {
+                tracing::info!(from = %from_prefix, to = %to_prefix, "finishing an interrupted rename");
+                self.tree
+                    .move_prefix(
+                        &place(bucket, from_prefix),
+                        &place(to_bucket, to_prefix),
+                        |_, _, _, _| {},
+                    )
+                    .await
+                    .map(drop)
+            }
+            Intent::Marker { bucket, prefix } => {
+                let place = place(bucket, prefix);
+                if self.tree.is_empty(&place).await? {
+                    self.restore_marker(&place, self.settings.metadata_format).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn delete_unlinked(&self, id: &ObjectId, etag: &ETag, unlinked_unix_s: u64) -> Result<()> {
+        let client = &self.context.client;
+        let deleted = match client.head(id).await {
+            Ok(info) => {
+                let modified = info.version.last_modified.duration_since(UNIX_EPOCH);
+                if modified.is_ok_and(|since| since.as_secs() > unlinked_unix_s + CLOCK_ERROR_S) {
+                    return Ok(());
+                }
+                client.delete(id, Some(etag)).await
+            }
+            Err(error) => Err(error),
+        };
+        match deleted {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PreconditionFailed) => {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    pub(crate) async fn restore_marker(&self, place: &DirectoryPlace, format: MetadataFormat) -> Result<()> {
+        let put = self
+            .tree
+            .put_marker(
+                place,
+                Attributes::default(),
+                format,
+                crate::base::object::Condition::Absent,
+            )
+            .await;
+        match put {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::Exists => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A file that a former mount could not send is dirty again, and tried until it is in the bucket.
+    fn restore(self: &Arc<Self>, record: RecordId, unsent: &UnsentFile) {
+        let file = match File::restore(&self.context, record, unsent) {
+            Ok(file) => file,
+            Err(error) => {
+                tracing::error!(%error, key = %unsent.key, "an unsent file of a former mount cannot be read");
+                return;
+            }
+        };
+        tracing::info!(key = %unsent.key, size_bytes = unsent.size_bytes, "sending a file that a former mount could not");
+        match self.tree.adopt_local(&file.id(), file.attributes()) {
+            Some(ino) => {
+                // Dirty and unused: tried until it is sent.
+                drop(self.share(ino, file));
+            }
+            None => {
+                tracing::error!(key = %unsent.key, "an unsent file is outside of what is mounted; it stays recorded");
+            }
+        }
+    }
+}
+
+fn place(bucket: &str, prefix: &str) -> DirectoryPlace {
+    DirectoryPlace {
+        bucket: bucket.into(),
+        key: DirectoryKey::root(prefix),
+    }
+}

@@ -1,0 +1,564 @@
+//! One method per kernel request.
+
+use super::{convert, dispatch};
+use crate::base::error::Result;
+use crate::fs::attr::{Attr, Change};
+use crate::fs::open::Opened;
+use crate::fs::readdir::DirectoryEntry;
+use crate::fs::{Caller, Fs, Kind, Node};
+use crate::rt::Handle;
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+};
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Largest write the kernel sends; it also bounds reads (1 MiB requests are the kernel's default limit).
+const MAX_WRITE_BYTES: u32 = 1 << 20;
+/// Requests the kernel keeps in flight for read-ahead and the like.
+const MAX_BACKGROUND: u16 = 64;
+/// No more entries in one answer than the kernel's buffer can hold.
+const MAX_ENTRIES: usize = 1_024;
+
+pub(super) struct Handlers {
+    pub fs: Arc<Fs>,
+    pub runtime: Handle,
+    pub negative_ttl: Duration,
+}
+
+thread_local! {
+    /// The data of reads and writes, a buffer per loop, used again and again: fresh memory costs more than a copy.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+fn keep_buffer(buffer: Vec<u8>) {
+    let kept = BUFFER.take();
+    BUFFER.set(if kept.capacity() < buffer.capacity() {
+        buffer
+    } else {
+        kept
+    });
+}
+
+impl Handlers {
+    fn run<T, F, R>(&self, name: &'static str, operation: F, reply: R)
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+        R: FnOnce(Result<T, Errno>) + Send + 'static,
+    {
+        dispatch::run(&self.runtime, name, operation, reply);
+    }
+
+    fn entry<F>(&self, name: &'static str, operation: F, reply: ReplyEntry)
+    where
+        F: Future<Output = Result<Node>> + Send + 'static,
+    {
+        let fs = self.fs.clone();
+        self.run(
+            name,
+            async move { operation.await.map(|node| fs.attr(&node)) },
+            |result| match result {
+                Ok(attr) => reply_entry(reply, &attr),
+                Err(errno) => reply.error(errno),
+            },
+        );
+    }
+
+    fn empty<F>(&self, name: &'static str, operation: F, reply: ReplyEmpty)
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.run(name, operation, |result| match result {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        });
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+    }
+}
+
+fn owned(name: &OsStr) -> Result<String> {
+    convert::name(name).map(str::to_owned)
+}
+
+fn reply_entry(reply: ReplyEntry, attr: &Attr) {
+    reply.entry(&attr.ttl, &convert::file_attr(attr), Generation(0));
+}
+
+impl Filesystem for Handlers {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let wanted = InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_ATOMIC_O_TRUNC
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_DONT_MASK;
+        // What this kernel lacks, it lacks; each flag is an improvement of its own.
+        let _ = config.add_capabilities(wanted & config.capabilities());
+        let _ = config.set_max_write(MAX_WRITE_BYTES);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let fs = self.fs.clone();
+        let name = owned(name);
+        let negative_ttl = self.negative_ttl;
+        let operation = async move {
+            let found = fs.lookup(parent.0, &name?).await?;
+            Ok(found.map(|node| fs.attr(&node)))
+        };
+        self.run("lookup", operation, move |result| match result {
+            Ok(Some(attr)) => reply_entry(reply, &attr),
+            Ok(None) => reply_absent(reply, negative_ttl),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        self.fs.forget(ino.0, count);
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        let fs = self.fs.clone();
+        self.run("getattr", async move { fs.attributes(ino.0).await }, |result| {
+            reply_attr(reply, result);
+        });
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let fs = self.fs.clone();
+        let change = Change {
+            mode,
+            uid,
+            gid,
+            size_bytes: size,
+            atime: atime.map(convert::time),
+            mtime: mtime.map(convert::time),
+        };
+        let handle = handle.map(|handle| handle.0);
+        self.run(
+            "setattr",
+            async move { fs.set_attributes(ino.0, change, handle).await },
+            |result| {
+                reply_attr(reply, result);
+            },
+        );
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        let fs = self.fs.clone();
+        self.run(
+            "readlink",
+            async move { fs.read_link(ino.0).await },
+            |result| match result {
+                Ok(target) => reply.data(&target),
+                Err(errno) => reply.error(errno),
+            },
+        );
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let (fs, name, caller) = (self.fs.clone(), owned(name), caller(request));
+        let mode = mode & !(umask & 0o777);
+        self.entry(
+            "mknod",
+            async move { fs.make_node(caller, parent.0, &name?, mode).await },
+            reply,
+        );
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (fs, name, caller) = (self.fs.clone(), owned(name), caller(request));
+        let mode = mode & !umask;
+        self.entry(
+            "mkdir",
+            async move { fs.make_directory(caller, parent.0, &name?, mode).await },
+            reply,
+        );
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), owned(name));
+        self.empty("unlink", async move { fs.unlink(parent.0, &name?).await }, reply);
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), owned(name));
+        self.empty(
+            "rmdir",
+            async move { fs.remove_directory(parent.0, &name?).await },
+            reply,
+        );
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (fs, name, caller) = (self.fs.clone(), owned(name), caller(request));
+        let target = target.as_os_str().as_bytes().to_vec();
+        self.entry(
+            "symlink",
+            async move { fs.symlink(caller, parent.0, &name?, &target).await },
+            reply,
+        );
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        // RENAME_EXCHANGE and RENAME_WHITEOUT are impossible on S3.
+        if !(flags - RenameFlags::RENAME_NOREPLACE).is_empty() {
+            reply.error(Errno::EINVAL);
+            return;
+        }
+        let no_replace = flags.contains(RenameFlags::RENAME_NOREPLACE);
+        let (fs, name, new_name) = (self.fs.clone(), owned(name), owned(new_name));
+        let operation = async move {
+            fs.rename(parent.0, &name?, new_parent.0, &new_name?, no_replace)
+                .await
+        };
+        self.empty("rename", operation, reply);
+    }
+
+    fn link(&self, _request: &Request, _ino: INodeNo, _parent: INodeNo, _name: &OsStr, reply: ReplyEntry) {
+        // An object has one key: there are no hard links.
+        reply.error(Errno::EPERM);
+    }
+
+    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let fs = self.fs.clone();
+        self.run(
+            "open",
+            async move { fs.open(ino.0, flags.0).await },
+            |result: Result<Opened, Errno>| match result {
+                Ok(opened) => reply.opened(FileHandle(opened.handle), convert::open_flags(opened)),
+                Err(errno) => reply.error(errno),
+            },
+        );
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let fs = self.fs.clone();
+        let mut buffer = BUFFER.take();
+        buffer.clear();
+        let operation = async move {
+            fs.read(handle.0, offset, size as usize, &mut buffer).await?;
+            Ok(buffer)
+        };
+        self.run("read", operation, |result| match result {
+            Ok(buffer) => {
+                reply.data(&buffer);
+                keep_buffer(buffer);
+            }
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let fs = self.fs.clone();
+        let mut buffer = BUFFER.take();
+        buffer.clear();
+        buffer.extend_from_slice(data);
+        let operation = async move {
+            let written = fs.write(handle.0, offset, &buffer).await?;
+            Ok((written, buffer))
+        };
+        self.run("write", operation, |result| match result {
+            Ok((written, buffer)) => {
+                reply.written(written as u32);
+                keep_buffer(buffer);
+            }
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        self.empty("flush", async move { fs.flush(handle.0).await }, reply);
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        let operation = async move {
+            fs.release(handle.0).await;
+            Ok(())
+        };
+        self.empty("release", operation, reply);
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        self.empty("fsync", async move { fs.fsync(handle.0).await }, reply);
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let fs = self.fs.clone();
+        self.run(
+            "opendir",
+            async move { fs.open_directory(ino.0) },
+            |result| match result {
+                Ok(handle) => reply.opened(FileHandle(handle), fuser::FopenFlags::empty()),
+                Err(errno) => reply.error(errno),
+            },
+        );
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let fs = self.fs.clone();
+        let operation = async move { fs.read_directory(handle.0, offset, MAX_ENTRIES, false).await };
+        self.run(
+            "readdir",
+            operation,
+            |result: Result<Vec<DirectoryEntry>, Errno>| match result {
+                Ok(entries) => {
+                    for entry in entries {
+                        let kind = convert::file_type(entry.kind);
+                        if reply.add(INodeNo(entry.ino), entry.next_offset, kind, &entry.name) {
+                            break;
+                        }
+                    }
+                    reply.ok();
+                }
+                Err(errno) => reply.error(errno),
+            },
+        );
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let fs = self.fs.clone();
+        let counted = self.fs.clone();
+        let operation = async move {
+            let entries = fs.read_directory(handle.0, offset, MAX_ENTRIES, true).await?;
+            let own = fs.attributes(ino.0).await?;
+            Ok((entries, own))
+        };
+        self.run("readdirplus", operation, move |result| match result {
+            Ok((entries, own)) => {
+                for entry in entries {
+                    // The kernel makes no inode for `.` and `..`, so any attributes will do for them.
+                    let attr = entry.attr.unwrap_or(Attr {
+                        ino: entry.ino,
+                        ttl: Duration::ZERO,
+                        ..own
+                    });
+                    let full = reply.add(
+                        INodeNo(entry.ino),
+                        entry.next_offset,
+                        &entry.name,
+                        &attr.ttl,
+                        &convert::file_attr(&attr),
+                        Generation(0),
+                    );
+                    if full {
+                        break;
+                    }
+                    if entry.attr.is_some() {
+                        counted.count_lookup(entry.ino);
+                    }
+                }
+                reply.ok();
+            }
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.release_directory(ino.0, handle.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        // mkdir, rename and unlink are in the bucket when they return.
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        // A bucket has no size: as much as tools can count with without overflow.
+        const BLOCKS: u64 = 1 << 40;
+        const FILES: u64 = 1 << 40;
+        reply.statfs(BLOCKS, BLOCKS, BLOCKS, FILES, FILES, 4096, 255, 4096);
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (fs, name, caller) = (self.fs.clone(), owned(name), caller(request));
+        let mode = mode & !umask;
+        let operation = async move {
+            let (node, opened) = fs.create(caller, parent.0, &name?, mode, flags).await?;
+            Ok((fs.attr(&node), opened))
+        };
+        self.run("create", operation, |result| match result {
+            Ok((attr, opened)) => reply.created(
+                &attr.ttl,
+                &convert::file_attr(&attr),
+                Generation(0),
+                FileHandle(opened.handle),
+                convert::open_flags(opened),
+            ),
+            Err(errno) => reply.error(errno),
+        });
+    }
+}
+
+fn reply_attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
+    match result {
+        Ok(attr) => reply.attr(&attr.ttl, &convert::file_attr(&attr)),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Inode number 0 with a time to live: the kernel remembers that the name is not there (`fuse_lowlevel.h`,
+/// `fuse_entry_param`).
+fn reply_absent(reply: ReplyEntry, ttl: Duration) {
+    if ttl.is_zero() {
+        reply.error(Errno::ENOENT);
+        return;
+    }
+    let absent = Attr {
+        ino: 0,
+        kind: Kind::File,
+        size_bytes: 0,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        links: 0,
+        atime: SystemTime::UNIX_EPOCH,
+        mtime: SystemTime::UNIX_EPOCH,
+        ctime: SystemTime::UNIX_EPOCH,
+        ttl,
+    };
+    reply_entry(reply, &absent);
+}

@@ -1,0 +1,501 @@
+//! The content of one file while it is open or has unsent changes.
+//!
+//! Difficulties, and who solves each:
+//! 1. Where every byte is, and what a write, a truncation, a commit do to that: pure, in [`state`] on `base::extents`.
+//! 2. Buffers, their checksums and their sealing: [`chunks`].
+//! 3. Sending while the program still writes: [`stream`]; the parts of one upload: [`upload`].
+//! 4. The bytes of one request, wherever they are: [`body`].
+//! 5. Commits: one at a time, shared by those who wait, with lost replies resolved and conflicts kept: [`commit`], [`keep`].
+//! 6. Memory for others: what is in parts is given up at once, the rest goes to the spool in the background: [`relief`].
+//!
+//! Locks: `state` is held for moments only. `committing` is held by whatever may replace the base version; `spooling` by
+//! whoever writes to the spool file, so that a place in it is chosen and filled by one at a time.
+
+mod body;
+mod chunks;
+mod commit;
+mod keep;
+mod relief;
+mod state;
+#[cfg(test)]
+mod state_tests;
+mod stream;
+mod upload;
+
+use super::budget::{Budget, Buffer, Reclaim};
+use super::reader::{ReadStream, Reader};
+use crate::base::attributes::{Attributes, MetadataFormat, TRANSACTION};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::extents::{Backing, ExtentMap};
+use crate::base::object::{ByteRange, ETag, ObjectHeaders, ObjectId, Version};
+use crate::plan::parts::UploadPolicy;
+use crate::rt;
+use crate::s3::Client;
+use crate::spool::{RecordId, RecordedBase, Spool, SpoolFile, UnsentFile};
+use state::{Base, Persisted, Source, State, Written};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A write is atomic up to this length; a longer one is done in pieces.
+const MAX_WRITE_BYTES: usize = 1 << 20;
+/// How often one read or write may find that the bytes it needs went into parts again.
+const MAX_EARLY_COMMITS: u32 = 3;
+
+/// What all files of a mount share.
+pub struct FileContext {
+    pub client: Client,
+    pub budget: Arc<Budget>,
+    pub spool: Arc<Spool>,
+    pub metadata_format: MetadataFormat,
+    pub stall_timeout: Duration,
+}
+
+/// How a file came to be opened for creation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Creation {
+    /// O_EXCL: an object that is there at the commit means `Exists`.
+    Exclusive,
+    /// O_CREAT with O_TRUNC: an object older than this open is replaced (conditionally); a newer one is a conflict.
+    /// Stores tell times in whole seconds: an object written in the very second of the open counts as newer.
+    Truncating,
+    /// O_CREAT alone: any object that is there at the commit is a conflict.
+    Plain,
+}
+
+/// What a commit put into the bucket.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    pub version: Version,
+    /// The attributes that the object's metadata now carries (all `None` where the format writes none).
+    pub attributes: Attributes,
+}
+
+/// The content of one file, shared by all its handles.
+///
+/// All methods are to be called within the runtime's context (`Handle::enter` on other threads), also where the future is
+/// polled only once: a write may begin to send in the background.
+pub struct File {
+    context: Arc<FileContext>,
+    policy: UploadPolicy,
+    me: Weak<Self>,
+    state: Mutex<State>,
+    committing: Arc<tokio::sync::Mutex<()>>,
+    appending: tokio::sync::Mutex<()>,
+    spooling: tokio::sync::Mutex<()>,
+    parts_changed: Notify,
+}
+
+/// The next bytes of a read.
+enum Next {
+    /// Copied up to this position.
+    Copied(u64),
+    Spool {
+        file: Arc<SpoolFile>,
+        offset: u64,
+        len: u64,
+    },
+    Source {
+        reader: Arc<Reader>,
+        offset: u64,
+        len: u64,
+    },
+    /// Only in a part of the running upload.
+    InPart,
+    /// Only in an upload that was left open for a conflict.
+    Gone,
+    EndOfFile,
+}
+
+impl File {
+    /// A file that does not exist in the bucket yet. Dirty from the start, also while empty.
+    pub fn create(
+        context: &Arc<FileContext>,
+        id: ObjectId,
+        creation: Creation,
+        headers: ObjectHeaders,
+        attributes: Attributes,
+    ) -> Arc<Self> {
+        let mut state = State::new(id, headers, attributes, context.client.server_time());
+        state.creation = Some(creation);
+        state.is_known_to_exist = false;
+        state.note_change();
+        Self::with_state(context, state)
+    }
+
+    /// A file whose current version is `reader`'s. Clean.
+    pub fn existing(
+        context: &Arc<FileContext>,
+        reader: Arc<Reader>,
+        headers: ObjectHeaders,
+        attributes: Attributes,
+    ) -> Arc<Self> {
+        let id = reader.id().clone();
+        let mut state = State::new(id.clone(), headers, attributes, context.client.server_time());
+        state.map = ExtentMap::of_source(reader.version().size_bytes);
+        state.base = Base::Known(reader.version().clone());
+        state.source = Some(Source { id, reader });
+        Self::with_state(context, state)
+    }
+
+    /// An existing file opened with O_TRUNC: empty and dirty; its commit replaces `base` (or, as [`Creation::Truncating`]
+    /// has it, any version older than this open).
+    pub fn truncating(
+        context: &Arc<FileContext>,
+        id: ObjectId,
+        base: Version,
+        headers: ObjectHeaders,
+        attributes: Attributes,
+    ) -> Arc<Self> {
+        let mut state = State::new(id, headers, attributes, context.client.server_time());
+        state.base = Base::Known(base);
+        state.creation = Some(Creation::Truncating);
+        state.note_change();
+        Self::with_state(context, state)
+    }
+
+    /// A file that a former mount could not send. Dirty.
+    ///
+    /// # Errors
+    /// `LocalIo` when its spool file cannot be opened.
+    pub fn restore(context: &Arc<FileContext>, record: RecordId, unsent: &UnsentFile) -> Result<Arc<Self>> {
+        let file = Arc::new(context.spool.open_file(&unsent.file_name)?);
+        let id = ObjectId::new(unsent.bucket.as_str(), unsent.key.as_str());
+        let mut headers = ObjectHeaders::from(unsent.headers.clone());
+        let attributes = Attributes::read(&headers.metadata);
+        headers.metadata.remove(TRANSACTION);
+        let mut state = State::new(id, headers, attributes, context.client.server_time());
+        state.map = ExtentMap::whole(unsent.size_bytes, Backing::Spool { offset: 0 }, state.generation);
+        state.base = match &unsent.base {
+            RecordedBase::Absent => Base::Absent,
+            RecordedBase::Matches { etag } => Base::Tag(ETag::new(etag)),
+        };
+        state.creation = matches!(state.base, Base::Absent).then_some(Creation::Plain);
+        state.is_known_to_exist = false;
+        state.former_transaction =
+            Some(unsent.transaction.clone()).filter(|transaction| !transaction.is_empty());
+        state.note_change();
+        let changes = state.changes;
+        state.spool = Some(file.clone());
+        state.persisted = Some(Persisted {
+            records: vec![record],
+            file: Some(file),
+            changes,
+        });
+        Ok(Self::with_state(context, state))
+    }
+
+    fn with_state(context: &Arc<FileContext>, state: State) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            policy: state::policy_for(context.budget.limit_bytes()),
+            context: context.clone(),
+            me: me.clone(),
+            state: Mutex::new(state),
+            committing: Arc::default(),
+            appending: tokio::sync::Mutex::default(),
+            spooling: tokio::sync::Mutex::default(),
+            parts_changed: Notify::new(),
+        })
+    }
+
+    /// No code that holds this lock can panic half-way through a change, so a poisoned lock is as good as any.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For background work. Whoever calls a method holds an `Arc`, so this is never gone then.
+    fn shared(&self) -> Result<Arc<Self>> {
+        self.me
+            .upgrade()
+            .ok_or_else(|| Error::new(ErrorKind::ShuttingDown, "the file is being dropped"))
+    }
+
+    pub fn id(&self) -> ObjectId {
+        self.state().id.clone()
+    }
+
+    pub fn size_bytes(&self) -> u64 {
+        self.state().map.size_bytes()
+    }
+
+    /// The version that the next commit replaces; `None` until the first commit.
+    pub fn base_version(&self) -> Option<Version> {
+        match &self.state().base {
+            Base::Known(version) => Some(version.clone()),
+            Base::Absent | Base::Tag(_) => None,
+        }
+    }
+
+    /// The tag of that version, which is also known of a file that a former mount left.
+    pub fn base_etag(&self) -> Option<ETag> {
+        self.state().base.etag().cloned()
+    }
+
+    /// True while something (content, or existence, or attributes set through `set_attributes`) is not in the bucket.
+    pub fn is_dirty(&self) -> bool {
+        self.state().is_dirty()
+    }
+
+    /// Attributes as the next commit will write them: mtime is that of the last write unless it was set after it.
+    pub fn attributes(&self) -> Attributes {
+        self.state().attributes
+    }
+
+    /// Replaces the attributes; they travel with the next commit (and make the file dirty).
+    pub fn set_attributes(&self, attributes: Attributes) {
+        self.state().set_attributes(attributes);
+    }
+
+    /// Appends `[offset, offset + len)` to `out`, less at the end of the file. What is in memory is served at the first
+    /// poll.
+    ///
+    /// # Errors
+    /// `Stale` when unchanged bytes come from a version that is gone; what a commit says that is needed because the bytes
+    /// are only in parts of an upload. `out` is as before then.
+    pub async fn read(&self, stream: &ReadStream, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
+        let length_before = out.len();
+        let range = ByteRange::new(offset, offset.saturating_add(len as u64));
+        let result = self.read_all(stream, range, out).await;
+        if result.is_err() {
+            out.truncate(length_before);
+        }
+        result
+    }
+
+    async fn read_all(&self, stream: &ReadStream, range: ByteRange, out: &mut Vec<u8>) -> Result<()> {
+        let mut position = range.start;
+        let mut early_commits = 0;
+        while position < range.end {
+            match self.next(ByteRange::new(position, range.end), out) {
+                Next::Copied(end) => position = end,
+                Next::EndOfFile => break,
+                Next::Spool { file, offset, len } => {
+                    read_spool(file, offset, len, out).await?;
+                    position += len;
+                }
+                Next::Source { reader, offset, len } => {
+                    let length_before = out.len();
+                    let result = reader.read(stream, offset, len as usize, out).await;
+                    if let Err(error) = result {
+                        // Perhaps it was replaced by what a commit of ours sent without learning what came of it.
+                        early_commits += 1;
+                        let may_be_ours =
+                            error.kind() == ErrorKind::Stale && early_commits <= MAX_EARLY_COMMITS;
+                        if !(may_be_ours && self.find_unknown_outcome().await?) {
+                            return Err(error);
+                        }
+                        continue;
+                    }
+                    position += len;
+                    if (out.len() - length_before) as u64 != len {
+                        let message = "the object is shorter than its version says";
+                        return Err(Error::new(ErrorKind::Corrupt, message).on(reader.id()));
+                    }
+                }
+                Next::InPart => self.commit_early(&mut early_commits).await?,
+                Next::Gone => return Err(gone().on(&self.id())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies what is in memory from the start of `range` on, or says where it is.
+    fn next(&self, range: ByteRange, out: &mut Vec<u8>) -> Next {
+        let state = self.state();
+        let mut position = range.start;
+        for extent in state.map.range(range) {
+            let len = extent.range.len();
+            let other = match extent.backing {
+                Backing::Memory { chunk, offset } => {
+                    out.extend_from_slice(
+                        &state.chunks.bytes(chunk)[offset as usize..(offset + len) as usize],
+                    );
+                    None
+                }
+                Backing::Zero => {
+                    out.resize(out.len() + len as usize, 0);
+                    None
+                }
+                Backing::Spool { offset } => Some(match state.spool.clone() {
+                    Some(file) => Next::Spool { file, offset, len },
+                    None => Next::Gone,
+                }),
+                Backing::Source { offset } => Some(match &state.source {
+                    Some(source) => Next::Source {
+                        reader: source.reader.clone(),
+                        offset,
+                        len,
+                    },
+                    None => Next::Gone,
+                }),
+                Backing::Part { .. } if state.upload.is_none() => Some(Next::Gone),
+                Backing::Part { .. } => Some(Next::InPart),
+            };
+            match other {
+                Some(other) if position == range.start => return other,
+                Some(_) => return Next::Copied(position),
+                None => position = extent.range.end,
+            }
+        }
+        if position == range.start {
+            Next::EndOfFile
+        } else {
+            Next::Copied(position)
+        }
+    }
+
+    /// Writes all of `data`; waits only for the memory budget (and, rarely, for a commit of bytes that are only in parts
+    /// of an upload). Completes at the first poll when there is memory.
+    ///
+    /// # Errors
+    /// `TooLarge` beyond the largest object; `TimedOut` when no memory came free.
+    pub async fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.check_end(offset, data.len())?;
+        for (piece, start) in data
+            .chunks(MAX_WRITE_BYTES)
+            .zip((offset..).step_by(MAX_WRITE_BYTES))
+        {
+            self.write_piece(Some(start), piece).await?;
+        }
+        Ok(())
+    }
+
+    /// O_APPEND: writes at the end, atomically with other appends; returns the offset.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn append(&self, data: &[u8]) -> Result<u64> {
+        let _in_turn = match self.appending.try_lock() {
+            Ok(guard) => guard,
+            Err(_) => self.appending.lock().await,
+        };
+        let mut first = None;
+        for piece in data.chunks(MAX_WRITE_BYTES) {
+            let offset = self.write_piece(None, piece).await?;
+            first.get_or_insert(offset);
+        }
+        Ok(first.unwrap_or_else(|| self.size_bytes()))
+    }
+
+    fn check_end(&self, offset: u64, len: usize) -> Result<u64> {
+        let max_bytes = self.policy.limits.max_object_bytes;
+        let end = offset.checked_add(len as u64).filter(|end| *end <= max_bytes);
+        end.ok_or_else(|| {
+            Error::new(
+                ErrorKind::TooLarge,
+                format!("an object has at most {max_bytes} bytes"),
+            )
+            .on(&self.id())
+        })
+    }
+
+    /// Writes one piece at `offset`, or at the end. Returns where.
+    async fn write_piece(&self, offset: Option<u64>, data: &[u8]) -> Result<u64> {
+        let mut spare: Vec<Buffer> = Vec::new();
+        let mut early_commits = 0;
+        loop {
+            let (start, written, is_first, has_outgrown) = {
+                let mut state = self.state();
+                let start = offset.unwrap_or(state.map.size_bytes());
+                let end = start.saturating_add(data.len() as u64);
+                if end > self.policy.limits.max_object_bytes {
+                    drop(state);
+                    self.check_end(start, data.len())?;
+                    continue;
+                }
+                let written = state.write(start, data, &mut spare, &self.policy);
+                let is_first =
+                    !state.chunks.is_empty() && !std::mem::replace(&mut state.is_reclaimable, true);
+                (start, written, is_first, state.has_outgrown_upload(end))
+            };
+            match written {
+                Written::Done => {
+                    if is_first {
+                        self.context
+                            .budget
+                            .add_reclaimer(self.me.clone() as Weak<dyn Reclaim>);
+                    }
+                    self.send_ahead(ByteRange::new(start, start + data.len() as u64));
+                    if has_outgrown {
+                        // The next upload copies what is there in few parts and has numbers left.
+                        tracing::info!(object = %self.id(), "committing early: the file outgrew the parts of its upload");
+                        self.shared()?.commit_everything().await?;
+                    }
+                    return Ok(start);
+                }
+                Written::NeedsBuffers(sizes) => {
+                    spare.clear();
+                    let mut permit = self.context.budget.acquire(sizes.iter().sum()).await?;
+                    spare.extend(sizes.into_iter().map(|bytes| permit.split(bytes).into_buffer()));
+                }
+                Written::NeedsCommit => {
+                    spare.clear();
+                    self.commit_early(&mut early_commits).await?;
+                }
+            }
+        }
+    }
+
+    /// Cuts the file off, or extends it by zeroes.
+    ///
+    /// # Errors
+    /// `TooLarge`; what a commit says that is needed because a part that is only in an upload would be cut in two.
+    pub async fn truncate(&self, size_bytes: u64) -> Result<()> {
+        self.check_end(size_bytes, 0)?;
+        let mut early_commits = 0;
+        while !self.state().truncate(size_bytes) {
+            self.commit_early(&mut early_commits).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts everything that was written before this call into the bucket; `None` when there was nothing to do.
+    ///
+    /// # Errors
+    /// `Stale`: somebody else's newer object is there; the local version was kept as a conflict record.
+    /// `Exists`: the same for [`Creation::Exclusive`]. Other errors: the file stays dirty and readable.
+    pub async fn commit(self: &Arc<Self>) -> Result<Option<Committed>> {
+        self.commit_everything().await?;
+        Ok(self.take_committed())
+    }
+
+    /// A commit that nobody was told of yet: one that happened on the way, because bytes were needed that were only in
+    /// parts of the upload.
+    pub fn take_committed(&self) -> Option<Committed> {
+        let mut state = self.state();
+        let committed = state.unreported.take();
+        state.is_known_to_exist |= committed.is_some();
+        committed
+    }
+
+    /// Bytes are needed that are only in parts of the upload: completes it. From then on this file keeps its bytes.
+    async fn commit_early(&self, count: &mut u32) -> Result<()> {
+        *count += 1;
+        if *count > MAX_EARLY_COMMITS {
+            return Err(Error::new(ErrorKind::Busy, "the bytes keep moving into an upload").on(&self.id()));
+        }
+        tracing::info!(object = %self.id(), "committing early: bytes are needed that are only in an unfinished upload");
+        self.state().keeps_parts = true;
+        self.shared()?.commit_everything().await
+    }
+}
+
+fn gone() -> Error {
+    Error::new(
+        ErrorKind::Stale,
+        "the bytes are only in an upload that was left open for a conflict",
+    )
+}
+
+async fn read_spool(file: Arc<SpoolFile>, offset: u64, len: u64, out: &mut Vec<u8>) -> Result<()> {
+    let mut buffer = std::mem::take(out);
+    let (buffer, result) = rt::blocking(move || {
+        let start = buffer.len();
+        buffer.resize(start + len as usize, 0);
+        let result = file.read_at(offset, &mut buffer[start..]);
+        (buffer, result)
+    })
+    .await;
+    *out = buffer;
+    result
+}

@@ -1,0 +1,600 @@
+//! Bringing what was written into the bucket.
+//!
+//! 1. Commits of one file run one after the other, each in a task of its own, so that a caller who goes away leaves
+//!    nothing half done. Who comes while one runs shares the next; who waited for one that failed shares its error
+//!    instead of waiting through the same time-out again.
+//! 2. The state that is sent is sealed: writes go on meanwhile and stay dirty. If nobody can tell what came of it, it stays
+//!    sealed, and is sent again with the same identity before anything newer.
+//! 3. A refused condition: our own earlier write, an object that this open may replace, or a conflict ([`super::keep`]).
+//! 4. An upload that the store does not know any more, and attributes that were set after it was created.
+
+use super::File;
+use super::state::{Source, State};
+use super::stream::headers_in;
+use super::upload::{self, Link, Upload};
+use super::{Base, Committed};
+use crate::base::attributes::{Attributes, MetadataFormat};
+use crate::base::checksum::Crc32c;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::extents::{Backing, Extent};
+use crate::base::object::{ByteRange, Condition, ObjectInfo, Version};
+use crate::object::outcome::{self, Outcome};
+use crate::object::reader::Reader;
+use crate::plan::parts::{PartContent, Plan, PlannedPart, Run, plan_upload, plan_whole_copy};
+use crate::rt;
+use crate::s3::types::{CompleteRequest, CopyRequest, PutRequest, UploadedPart};
+use futures_util::StreamExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How often one commit may find another object that it may replace.
+const MAX_REPLACEMENTS: u32 = 4;
+/// How often one commit may begin its upload anew because the store lost it.
+const MAX_UPLOADS: u32 = 2;
+
+impl State {
+    /// The runs of what is sealed, as far as an upload cares.
+    fn runs(&self) -> Vec<Run> {
+        let map = self.sealed.as_ref().map_or(&self.map, |sealed| &sealed.map);
+        let run = |extent: Extent| Run {
+            range: extent.range,
+            source_offset: match extent.backing {
+                Backing::Source { offset } => Some(offset),
+                _ => None,
+            },
+        };
+        map.iter().map(run).collect()
+    }
+
+    fn sealed_size_bytes(&self) -> u64 {
+        self.sealed
+            .as_ref()
+            .map_or(self.map.size_bytes(), |sealed| sealed.map.size_bytes())
+    }
+
+    fn sealed_attributes(&self) -> Attributes {
+        self.sealed
+            .as_ref()
+            .map_or(self.attributes, |sealed| sealed.attributes)
+    }
+
+    /// A write with this identity is about to be sent. `false` afterwards: what came of it is known.
+    fn note_attempt(&mut self, transaction: Option<String>) {
+        if let Some(sealed) = &mut self.sealed {
+            sealed.unknown_outcome_of = transaction;
+        }
+    }
+
+    /// The identity for the next write: that of the one whose outcome is unknown, if there is one.
+    fn transaction(&self) -> String {
+        let unknown = self
+            .sealed
+            .as_ref()
+            .and_then(|sealed| sealed.unknown_outcome_of.clone());
+        unknown.unwrap_or_else(rt::random_id)
+    }
+
+    /// True when the attributes that somebody set are not those that the upload was created with.
+    fn attributes_are_late(&self, link: &Link) -> bool {
+        let now = self.sealed_attributes();
+        let then = &link.attributes;
+        let is_explicit = self
+            .sealed
+            .as_ref()
+            .map_or(self.mtime_is_explicit, |sealed| sealed.mtime_is_explicit);
+        (now.mode, now.uid, now.gid) != (then.mode, then.uid, then.gid)
+            || (is_explicit && now.mtime != then.mtime)
+    }
+}
+
+impl File {
+    /// Commits all changes made before the call.
+    pub(super) async fn commit_everything(self: &Arc<Self>) -> Result<()> {
+        let (wanted, noted_attempt) = {
+            let state = self.state();
+            if !state.is_dirty() {
+                return Ok(());
+            }
+            (state.last_change, state.attempts)
+        };
+        let guard = self.committing.clone().lock_owned().await;
+        {
+            let state = self.state();
+            if let Some((attempt, error)) = &state.last_failure
+                && *attempt > noted_attempt
+            {
+                return Err(error.clone());
+            }
+            if wanted <= state.settled {
+                return Ok(());
+            }
+        }
+        let file = self.clone();
+        let task = rt::spawn(async move {
+            let result = file.commit_up_to(wanted).await;
+            drop(guard);
+            result
+        });
+        let gone = |error| {
+            Error::new(
+                ErrorKind::Internal,
+                format!("a commit ended without a result: {error}"),
+            )
+        };
+        task.await.unwrap_or_else(|error| Err(gone(error).on(&self.id())))
+    }
+
+    /// By the holder of `committing`.
+    pub(super) async fn commit_up_to(self: &Arc<Self>, wanted: u64) -> Result<()> {
+        let attempt = {
+            let mut state = self.state();
+            state.attempts += 1;
+            state.attempts
+        };
+        let mut result = Ok(());
+        while result.is_ok() && self.state().settled < wanted {
+            result = self.commit_once().await;
+        }
+        if let Err(error) = &result {
+            self.state().last_failure = Some((attempt, error.clone()));
+        }
+        // What could not be given up while something was sealed can be now.
+        self.context.budget.nudge();
+        result
+    }
+
+    async fn commit_once(self: &Arc<Self>) -> Result<()> {
+        {
+            let mut state = self.state();
+            if state.sealed.is_none() {
+                state.seal();
+            }
+        }
+        let result = self.send_sealed().await;
+        if result.is_err() {
+            let mut state = self.state();
+            if state
+                .sealed
+                .as_ref()
+                .is_some_and(|sealed| sealed.unknown_outcome_of.is_none())
+            {
+                state.unseal();
+            }
+        }
+        result
+    }
+
+    /// Looks whether a write happened of which nobody could tell. True when it did: it is the base version now.
+    pub(super) async fn find_unknown_outcome(&self) -> Result<bool> {
+        let _guard = self.committing.lock().await;
+        self.find_unknown_outcome_locked().await
+    }
+
+    /// The same by the holder of `committing`.
+    pub(super) async fn find_unknown_outcome_locked(&self) -> Result<bool> {
+        let unknown = {
+            let state = self.state();
+            let sealed = state.sealed.as_ref();
+            sealed
+                .and_then(|sealed| sealed.unknown_outcome_of.clone())
+                .map(|unknown| (state.id.clone(), unknown))
+        };
+        let Some((id, transaction)) = unknown else {
+            return Ok(false);
+        };
+        let found = outcome::look(&self.context.client, &id).await?;
+        match found.filter(|info| outcome::carries(info, &transaction)) {
+            Some(info) => self.finish(info.version).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    async fn send_sealed(self: &Arc<Self>) -> Result<()> {
+        let mut condition = self.state().base.condition();
+        for _ in 0..MAX_REPLACEMENTS {
+            match self.send(&condition).await? {
+                Outcome::Stored(version) => return self.finish(version).await,
+                Outcome::Lost(found) => match self.next_condition(found.as_ref()) {
+                    Some(next) => condition = next,
+                    None => return Err(self.keep_conflict(found).await),
+                },
+            }
+        }
+        Err(Error::new(ErrorKind::Busy, "the object keeps changing").on(&self.id()))
+    }
+
+    /// The condition under which what was found instead may be replaced.
+    fn next_condition(&self, found: Option<&ObjectInfo>) -> Option<Condition> {
+        let state = self.state();
+        let former = state.former_transaction.as_deref();
+        if let (Some(info), Some(former)) = (found, former)
+            && outcome::carries(info, former)
+        {
+            return Some(Condition::Matches(info.version.etag.clone()));
+        }
+        state.replaceable(found)
+    }
+
+    /// Plans and sends what is sealed.
+    async fn send(self: &Arc<Self>, condition: &Condition) -> Result<Outcome> {
+        for is_last in (1..=MAX_UPLOADS).map(|upload| upload == MAX_UPLOADS) {
+            let result = match self.plan()? {
+                (Plan::Nothing, Some(source)) => self.send_copy(&source, condition).await,
+                (Plan::Nothing | Plan::Put, _) => self.send_put(condition).await,
+                (Plan::Multipart(parts), source) => self.send_parts(parts, source.as_ref(), condition).await,
+            };
+            match result {
+                Err(error) if upload::is_no_such_upload(&error) && !is_last => {
+                    let mut state = self.state();
+                    if state.upload.as_ref().is_none_or(Upload::has_evicted) {
+                        // Its parts were the only copy of their bytes.
+                        return Err(error);
+                    }
+                    tracing::info!(%error, "the store lost the upload; all parts are sent again");
+                    state.note_attempt(None);
+                    self.abandon_upload(&mut state);
+                }
+                Err(error) if error.kind() == ErrorKind::Stale => return self.lost_source(error).await,
+                other => return other,
+            }
+        }
+        Err(Error::new(ErrorKind::Busy, "the store keeps losing the upload").on(&self.id()))
+    }
+
+    /// Unchanged bytes come from a version that is gone.
+    async fn lost_source(&self, error: Error) -> Result<Outcome> {
+        let (id, condition) = {
+            let state = self.state();
+            (state.id.clone(), state.base.condition())
+        };
+        let found = outcome::look(&self.context.client, &id).await?;
+        tracing::debug!(%error, ?condition, "the source version is gone");
+        Ok(Outcome::Lost(found))
+    }
+
+    fn plan(&self) -> Result<(Plan, Option<Source>)> {
+        let mut state = self.state();
+        let runs = state.runs();
+        let source = state
+            .source
+            .clone()
+            .filter(|_| runs.iter().any(|run| run.source_offset.is_some()));
+        let source = source.or_else(|| {
+            state
+                .source
+                .clone()
+                .filter(|source| source.reader.version().size_bytes == 0)
+        });
+        let source_bytes = source.as_ref().map(|source| source.reader.version().size_bytes);
+        let kept = state.upload.as_ref().map(Upload::kept).unwrap_or_default();
+        let mut plan = plan_upload(&runs, source_bytes, &kept, &self.policy);
+        let is_free = state.upload.as_ref().is_none_or(|upload| !upload.has_evicted());
+        if plan.is_err() && !kept.is_empty() && is_free {
+            self.abandon_upload(&mut state);
+            plan = plan_upload(&runs, source_bytes, &[], &self.policy);
+        }
+        let mut plan = plan.map_err(|error| error.on(&state.id))?;
+        if plan == Plan::Nothing
+            && source_bytes.is_some_and(|bytes| bytes > self.policy.limits.max_part_bytes)
+        {
+            plan = Plan::Multipart(plan_whole_copy(source_bytes.unwrap_or(0), &self.policy));
+        }
+        if !matches!(plan, Plan::Multipart(_)) {
+            self.abandon_upload(&mut state);
+        }
+        Ok((plan, source))
+    }
+
+    /// The content is the source's: only names and headers change.
+    async fn send_copy(&self, source: &Source, condition: &Condition) -> Result<Outcome> {
+        let (request, transaction) = {
+            let state = self.state();
+            let transaction = state.transaction();
+            let headers = self.headers(&state.headers, &state.sealed_attributes(), &transaction);
+            let version = source.reader.version();
+            let request = CopyRequest {
+                from: source.id.clone(),
+                from_etag: version.etag.clone(),
+                size_bytes: version.size_bytes,
+                to: state.id.clone(),
+                condition: condition.clone(),
+                headers: Some(headers),
+            };
+            (request, transaction)
+        };
+        let client = &self.context.client;
+        self.settle(&transaction, condition, || client.copy(&request))
+            .await
+    }
+
+    async fn send_put(&self, condition: &Condition) -> Result<Outcome> {
+        let (id, headers, transaction, size_bytes) = {
+            let state = self.state();
+            let transaction = state.transaction();
+            let headers = self.headers(&state.headers, &state.sealed_attributes(), &transaction);
+            (state.id.clone(), headers, transaction, state.sealed_size_bytes())
+        };
+        let body = self.body(ByteRange::new(0, size_bytes)).await?;
+        let request = PutRequest {
+            id,
+            body: body.segments.clone(),
+            checksum: body.checksum,
+            condition: condition.clone(),
+            headers,
+        };
+        let client = &self.context.client;
+        self.settle(&transaction, condition, || client.put(&request))
+            .await
+    }
+
+    async fn send_parts(
+        self: &Arc<Self>,
+        parts: Vec<PlannedPart>,
+        source: Option<&Source>,
+        condition: &Condition,
+    ) -> Result<Outcome> {
+        let (link, size_bytes) = {
+            let mut state = self.state();
+            (self.link(&mut state), state.sealed_size_bytes())
+        };
+        let opened = link.opened(&self.context.client, &self.context.spool).await?;
+        let parts = self.ensure_parts(&link, parts, source).await?;
+        let checksum = parts.iter().try_fold(Crc32c::default(), |whole, part| {
+            part.checksum.map(|next| whole.then(next))
+        });
+        let request = CompleteRequest {
+            id: link.target.clone(),
+            upload: opened.upload,
+            parts,
+            checksum,
+            size_bytes,
+            condition: condition.clone(),
+        };
+        let client = &self.context.client;
+        self.settle(&link.transaction, condition, || client.complete_upload(&request))
+            .await
+    }
+
+    /// Sends one conditional write, and remembers as long as its outcome is unknown.
+    async fn settle<F, Sent>(&self, transaction: &str, condition: &Condition, send: F) -> Result<Outcome>
+    where
+        F: Fn() -> Sent,
+        Sent: Future<Output = Result<Version>>,
+    {
+        let id = {
+            let mut state = self.state();
+            state.note_attempt(Some(transaction.to_owned()));
+            state.id.clone()
+        };
+        let outcome = outcome::settle(&self.context.client, &id, transaction, condition, send).await;
+        let is_unknown = outcome
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::Ambiguous);
+        if !is_unknown {
+            self.state().note_attempt(None);
+        }
+        outcome
+    }
+
+    /// Returns when all parts are in the upload, in order.
+    async fn ensure_parts(
+        self: &Arc<Self>,
+        link: &Arc<Link>,
+        parts: Vec<PlannedPart>,
+        source: Option<&Source>,
+    ) -> Result<Vec<UploadedPart>> {
+        let first_error: Mutex<Option<Error>> = Mutex::new(None);
+        let error = || first_error.lock().unwrap_or_else(PoisonError::into_inner);
+        // Each part runs to its end, so that none is left in the state "being sent".
+        let uploaded: Vec<Option<UploadedPart>> = futures_util::stream::iter(parts)
+            .map(|part| async move {
+                if error().is_some() {
+                    return None;
+                }
+                let result = self.ensure_part(link, part, source).await;
+                result
+                    .map_err(|failure| error().get_or_insert(failure).kind())
+                    .ok()
+            })
+            .buffered(link.max_lanes as usize)
+            .collect()
+            .await;
+        let failure = error().take();
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(uploaded.into_iter().flatten().collect()),
+        }
+    }
+
+    async fn ensure_part(
+        &self,
+        link: &Arc<Link>,
+        part: PlannedPart,
+        source: Option<&Source>,
+    ) -> Result<UploadedPart> {
+        self.wait_until_not_sending(part.number).await;
+        let lane = link.lanes.acquire().await;
+        let _lane = lane.map_err(|_| Error::new(ErrorKind::ShuttingDown, "the upload is closed"))?;
+        {
+            let mut state = self.state();
+            let is_cell = state.grid.as_ref().and_then(|grid| grid.cell(part.number)) == Some(part.range);
+            let Some(upload) = state.upload.as_mut().filter(|upload| upload.is(link)) else {
+                return Err(Error::new(
+                    ErrorKind::Internal,
+                    "the upload was given up during its commit",
+                ));
+            };
+            if let Some(sent) = upload.sent(part.number, part.range) {
+                return Ok(sent.clone());
+            }
+            let is_sent_from_here = !matches!(part.content, PartContent::Copy(_));
+            upload.begin(part.number, part.range, is_cell && is_sent_from_here);
+            upload.start(part.number);
+        }
+        let result = self.send_part(link, part, source).await;
+        let mut state = self.state();
+        if let Some(upload) = state.upload.as_mut().filter(|upload| upload.is(link)) {
+            match &result {
+                Ok(uploaded) => upload.arrived(uploaded.clone()),
+                Err(_) => upload.failed(part.number),
+            }
+        }
+        drop(state);
+        self.parts_changed.notify_waiters();
+        result
+    }
+
+    async fn send_part(
+        &self,
+        link: &Arc<Link>,
+        part: PlannedPart,
+        source: Option<&Source>,
+    ) -> Result<UploadedPart> {
+        let client = &self.context.client;
+        let opened = link.opened(client, &self.context.spool).await?;
+        let (PartContent::Copy(range), Some(source)) = (part.content, source) else {
+            let body = self.body(part.range).await?;
+            let (segments, checksum) = (body.segments.clone(), body.checksum);
+            return client
+                .upload_part(&link.target, &opened.upload, part.number, segments, checksum)
+                .await;
+        };
+        let etag = &source.reader.version().etag;
+        let copied = client
+            .upload_part_copy(&link.target, &opened.upload, part.number, &source.id, etag, range)
+            .await;
+        copied.map_err(|error| match error.kind() {
+            ErrorKind::PreconditionFailed => error.as_kind(ErrorKind::Stale),
+            ErrorKind::NotFound if !upload::is_no_such_upload(&error) => error.as_kind(ErrorKind::Stale),
+            _ => error,
+        })
+    }
+
+    /// The object is what was sealed.
+    async fn finish(&self, version: Version) -> Result<()> {
+        let context = &self.context;
+        let (upload, records, left_behind, late) = {
+            let mut state = self.state();
+            let reader = Reader::new(
+                context.client.clone(),
+                context.budget.clone(),
+                state.id.clone(),
+                version.clone(),
+            );
+            let upload = state.upload.take();
+            let stored = upload
+                .as_ref()
+                .map_or(state.sealed_attributes(), |upload| upload.link.attributes);
+            let late = upload
+                .as_ref()
+                .is_some_and(|upload| state.attributes_are_late(&upload.link));
+            let late = late.then(|| state.sealed_attributes());
+            state.committed_as(version.clone(), reader);
+            state.unreported = Some(Committed {
+                version,
+                attributes: written(context.metadata_format, stored),
+            });
+            if !state.is_dirty() && late.is_none() {
+                state.attributes.mtime = stored.mtime;
+            }
+            let records = state
+                .persisted
+                .take()
+                .map(|persisted| persisted.records)
+                .unwrap_or_default();
+            (upload, records, state.left_behind.take(), late)
+        };
+        self.parts_changed.notify_waiters();
+        if let Some(upload) = upload
+            && let Ok(opened) = upload.link.opened(&context.client, &context.spool).await
+        {
+            upload::forget(&context.spool, opened.record).await;
+        }
+        for record in records {
+            upload::forget(&context.spool, record).await;
+        }
+        if let Some((id, etag)) = left_behind
+            && let Err(error) = context.client.delete(&id, Some(&etag)).await
+        {
+            tracing::warn!(%error, "an object under a former name could not be deleted");
+        }
+        match late {
+            Some(attributes) => self.rewrite_attributes(attributes).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Attributes were set after the upload was created, with the former ones in it: a copy onto itself replaces them.
+    /// Objects too large for one copy keep the former ones: copying all their parts again is not worth an mtime.
+    async fn rewrite_attributes(&self, attributes: Attributes) -> Result<()> {
+        let transaction = rt::random_id();
+        let (id, version, headers) = {
+            let state = self.state();
+            let Base::Known(version) = &state.base else {
+                return Ok(());
+            };
+            let headers = headers_in(
+                self.context.metadata_format,
+                &state.headers,
+                &attributes,
+                &transaction,
+            );
+            (state.id.clone(), version.clone(), headers)
+        };
+        if self.context.metadata_format == MetadataFormat::None {
+            return Ok(());
+        }
+        if version.size_bytes > self.policy.limits.max_part_bytes {
+            tracing::info!(object = %id, "attributes set during the upload are not stored: the object is too large");
+            return Ok(());
+        }
+        let request = CopyRequest {
+            from: id.clone(),
+            from_etag: version.etag.clone(),
+            size_bytes: version.size_bytes,
+            to: id.clone(),
+            condition: Condition::Matches(version.etag.clone()),
+            headers: Some(headers),
+        };
+        let client = &self.context.client;
+        let copied = outcome::settle(client, &id, &transaction, &request.condition, || {
+            client.copy(&request)
+        })
+        .await;
+        match copied {
+            Ok(Outcome::Stored(version)) => {
+                self.rebase(version, attributes);
+                Ok(())
+            }
+            // Somebody replaced the object already: the content was committed, and these attributes are nobody's now.
+            Ok(Outcome::Lost(_)) => Ok(()),
+            Err(error) => {
+                // The next commit finds nothing to send but the attributes.
+                self.state().note_change();
+                Err(error)
+            }
+        }
+    }
+
+    /// The same bytes are another version now, with these attributes.
+    fn rebase(&self, version: Version, attributes: Attributes) {
+        let mut state = self.state();
+        let (client, budget) = (self.context.client.clone(), self.context.budget.clone());
+        let reader = Reader::new(client, budget, state.id.clone(), version.clone());
+        state.source = Some(Source {
+            id: state.id.clone(),
+            reader,
+        });
+        state.base = Base::Known(version.clone());
+        let attributes = written(self.context.metadata_format, attributes);
+        state.unreported = Some(Committed { version, attributes });
+    }
+}
+
+/// What of `attributes` is in the object's metadata.
+fn written(format: MetadataFormat, attributes: Attributes) -> Attributes {
+    if format == MetadataFormat::None {
+        Attributes::default()
+    } else {
+        attributes
+    }
+}

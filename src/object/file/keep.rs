@@ -1,0 +1,563 @@
+//! Nothing that was written is lost: conflicts, files that cannot be sent now, sources that are about to go, new names.
+//!
+//! 1. A conflict is kept whole where all its bytes can be read; as an upload left open where some are only in its parts;
+//!    as a patch where unchanged bytes came from a version that is gone. Where neither an upload nor a patch says it all,
+//!    both are kept.
+//! 2. What is kept goes to a spool file of its own: the file's own one goes on changing.
+//! 3. An object whose name changes under an upload: parts cannot be moved, so they become an object under the old name, from
+//!    which the next commit copies and which it then deletes.
+
+use super::body::load;
+use super::state::{Base, Persisted, Source, State};
+use super::{Creation, File, Next, upload};
+use crate::base::attributes::{Attributes, MetadataFormat};
+use crate::base::checksum::Crc32c;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::extents::{Backing, Extent};
+use crate::base::object::{ByteRange, ObjectHeaders, ObjectId, ObjectInfo, Version};
+use crate::object::reader::{ReadStream, Reader};
+use crate::rt;
+use crate::spool::{
+    Conflict, ConflictForm, RecordId, RecordedBase, RecordedHeaders, RecordedPart, SpoolFile, UnsentFile,
+};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+/// A file that cannot be sent is saved whole if that needs no more than this of its object.
+const MAX_FETCHED_BYTES: u64 = 1 << 30;
+/// Content is copied to and from the spool in steps of this length.
+const STEP_BYTES: u64 = 1 << 20;
+
+impl State {
+    fn has_bytes_in_parts(&self) -> bool {
+        self.map
+            .iter()
+            .any(|extent| matches!(extent.backing, Backing::Part { .. }))
+    }
+
+    fn unchanged_bytes(&self) -> u64 {
+        let is_unchanged = |extent: &Extent| matches!(extent.backing, Backing::Source { .. });
+        self.map
+            .iter()
+            .filter(is_unchanged)
+            .map(|extent| extent.range.len())
+            .sum()
+    }
+
+    /// The runs that are here: neither in parts nor unchanged.
+    fn local_runs(&self) -> Vec<ByteRange> {
+        let mut runs: Vec<ByteRange> = Vec::new();
+        for extent in self.map.iter() {
+            if matches!(extent.backing, Backing::Part { .. } | Backing::Source { .. }) {
+                continue;
+            }
+            match runs.last_mut() {
+                Some(last) if last.end == extent.range.start => last.end = extent.range.end,
+                _ => runs.push(extent.range),
+            }
+        }
+        runs
+    }
+
+    /// The first unchanged bytes of the file, `max_bytes` at most, with their source.
+    fn next_unchanged(&self, max_bytes: u64) -> Option<(Extent, Source)> {
+        let extent = self
+            .map
+            .iter()
+            .find(|extent| matches!(extent.backing, Backing::Source { .. }))?;
+        let start = extent.range.start;
+        let step = extent.clipped(ByteRange::new(start, start + max_bytes))?;
+        Some((step, self.source.clone()?))
+    }
+}
+
+impl File {
+    /// Another version is there. Keeps the local one, after which the file is not dirty any more; returns the error for
+    /// the caller. If it cannot be kept, the file stays dirty, and the error says why.
+    pub(super) async fn keep_conflict(self: &Arc<Self>, theirs: Option<ObjectInfo>) -> Error {
+        let (id, kind) = {
+            let state = self.state();
+            let is_exclusive = state.creation == Some(Creation::Exclusive) && theirs.is_some();
+            (
+                state.id.clone(),
+                if is_exclusive {
+                    ErrorKind::Exists
+                } else {
+                    ErrorKind::Stale
+                },
+            )
+        };
+        let theirs = theirs.map(|info| info.version);
+        let records = match self.save_as_conflicts(theirs.as_ref()).await {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::warn!(%error, object = %id, "a conflicting local version could not be kept; it stays unsent");
+                return error.on(&id);
+            }
+        };
+        let numbers: Vec<u64> = records.iter().map(|record| record.0).collect();
+        let theirs = theirs.map_or("nothing".to_owned(), |version| version.etag.to_string());
+        tracing::warn!(
+            object = %id, theirs = %theirs, records = ?numbers,
+            "somebody else changed the object; the local version was kept (see `pailfs conflicts`)"
+        );
+        let former = {
+            let mut state = self.state();
+            state.given_up();
+            if state.has_bytes_in_parts() {
+                // The record keeps the upload from now on.
+                state.upload = None;
+            } else {
+                self.abandon_upload(&mut state);
+            }
+            state.persisted.take()
+        };
+        for record in former.into_iter().flat_map(|former| former.records) {
+            upload::forget(&self.context.spool, record).await;
+        }
+        Error::new(
+            kind,
+            "somebody else's object is there; the local version was kept as a conflict",
+        )
+        .on(&id)
+    }
+
+    /// Records the file's content as one or two conflicts, for when all of it is not in one place.
+    async fn save_as_conflicts(&self, theirs: Option<&Version>) -> Result<Vec<RecordId>> {
+        if !self.state().has_bytes_in_parts() {
+            return match self.whole_copy().await {
+                Ok(file) => {
+                    let form = ConflictForm::Whole {
+                        file_name: file.file_name().to_owned(),
+                    };
+                    Ok(vec![self.record_conflict(theirs, form, file).await?])
+                }
+                Err(error) if error.kind() == ErrorKind::Stale => Ok(vec![self.save_patch(theirs).await?]),
+                Err(error) => Err(error),
+            };
+        }
+        let (link, sent, size_bytes) = {
+            let state = self.state();
+            let Some(upload) = &state.upload else {
+                return Err(super::gone());
+            };
+            (upload.link.clone(), upload.all_sent(), state.map.size_bytes())
+        };
+        let opened = link.opened(&self.context.client, &self.context.spool).await?;
+        let parts: Vec<RecordedPart> = sent
+            .iter()
+            .map(|part| RecordedPart {
+                number: part.number,
+                etag: part.etag.as_str().to_owned(),
+                checksum_base64: part.checksum.map(Crc32c::to_base64),
+                len_bytes: part.len_bytes,
+            })
+            .collect();
+        let is_complete = parts.iter().map(|part| part.len_bytes).sum::<u64>() == size_bytes;
+        let form = ConflictForm::OpenUpload {
+            upload_id: opened.upload.0.clone(),
+            parts,
+        };
+        let mut records = vec![self.record_conflict(theirs, form, None).await?];
+        if !is_complete {
+            records.push(self.save_patch(theirs).await?);
+        }
+        // Only now: until the conflict names the upload, its own record keeps it.
+        upload::forget(&self.context.spool, opened.record).await;
+        Ok(records)
+    }
+
+    async fn save_patch(&self, theirs: Option<&Version>) -> Result<RecordId> {
+        let (runs, base_etag) = {
+            let state = self.state();
+            let source = state
+                .source
+                .as_ref()
+                .map(|source| source.reader.version().etag.to_string());
+            (state.local_runs(), source.unwrap_or_default())
+        };
+        let file = self.new_spool_file().await?;
+        let mut end = 0;
+        for run in &runs {
+            self.copy_to(&file, *run, end).await?;
+            end += run.len();
+        }
+        finish_file(&file, end).await?;
+        let form = ConflictForm::Patch {
+            file_name: file.file_name().to_owned(),
+            base_etag,
+            runs: runs.iter().map(|run| (run.start, run.len())).collect(),
+        };
+        self.record_conflict(theirs, form, file).await
+    }
+
+    /// `_file` is the one that `form` names: it lives until the record does.
+    async fn record_conflict(
+        &self,
+        theirs: Option<&Version>,
+        form: ConflictForm,
+        _file: impl Into<Option<Arc<SpoolFile>>>,
+    ) -> Result<RecordId> {
+        let found_unix_ms = rt::wall_clock()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64);
+        let conflict = {
+            let state = self.state();
+            Conflict {
+                bucket: state.id.bucket.to_string(),
+                key: state.id.key.to_string(),
+                found_unix_ms,
+                base_etag: state.base.etag().map(ToString::to_string),
+                theirs_etag: theirs.map(|version| version.etag.to_string()),
+                size_bytes: state.map.size_bytes(),
+                form,
+            }
+        };
+        let spool = self.context.spool.clone();
+        rt::blocking(move || spool.record_conflict(&conflict)).await
+    }
+
+    async fn new_spool_file(&self) -> Result<Arc<SpoolFile>> {
+        let spool = self.context.spool.clone();
+        rt::blocking(move || spool.create_file()).await.map(Arc::new)
+    }
+
+    /// A spool file with the whole content, on disk.
+    ///
+    /// # Errors
+    /// `Stale` when some bytes cannot be read any more.
+    async fn whole_copy(&self) -> Result<Arc<SpoolFile>> {
+        let file = self.new_spool_file().await?;
+        let size_bytes = self.size_bytes();
+        self.copy_to(&file, ByteRange::new(0, size_bytes), 0).await?;
+        finish_file(&file, size_bytes).await?;
+        Ok(file)
+    }
+
+    /// Copies `range` of the file's content to `to_offset` of `file`. Zeroes are left out: the file has them.
+    async fn copy_to(&self, file: &Arc<SpoolFile>, range: ByteRange, to_offset: u64) -> Result<()> {
+        let _memory = self
+            .context
+            .budget
+            .acquire_for_load(STEP_BYTES.min(range.len()))
+            .await?;
+        let stream = ReadStream::default();
+        let mut position = range.start;
+        let mut data = Vec::new();
+        while position < range.end {
+            let zeroes = self.zeroes_at(position);
+            if zeroes > 0 {
+                position += zeroes;
+                continue;
+            }
+            data.clear();
+            let step = ByteRange::new(position, range.end.min(position + STEP_BYTES));
+            let end = match self.next(step, &mut data) {
+                Next::Copied(end) => end,
+                Next::EndOfFile => break,
+                Next::Spool { file, offset, len } => {
+                    super::read_spool(file, offset, len, &mut data).await?;
+                    position + len
+                }
+                Next::Source { reader, offset, len } => {
+                    reader.read(&stream, offset, len as usize, &mut data).await?;
+                    position + data.len() as u64
+                }
+                Next::Gone => return Err(super::gone()),
+                Next::InPart => {
+                    return Err(Error::new(
+                        ErrorKind::Stale,
+                        "bytes are only in an unfinished upload",
+                    ));
+                }
+            };
+            if end == position {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    "the object is shorter than its version says",
+                ));
+            }
+            let (to, place) = (file.clone(), to_offset + (position - range.start));
+            data = rt::blocking(move || to.write_at(place, &data).map(|()| data)).await?;
+            position = end;
+        }
+        Ok(())
+    }
+
+    /// How many zeroes that were never written follow from `position` on.
+    fn zeroes_at(&self, position: u64) -> u64 {
+        let extent = self.state().map.at(position);
+        let zeroes = extent.filter(|extent| extent.backing == Backing::Zero);
+        zeroes.map_or(0, |extent| extent.range.end - position)
+    }
+
+    /// Saves all unsent content in the spool and records it for the next mount (when the store cannot be reached at
+    /// unmount, and after a failed commit). What cannot be recorded whole is recorded as conflicts, until it is sent after
+    /// all: an upload left open, changes without the unchanged bytes around them where those cannot be fetched or are many.
+    ///
+    /// # Errors
+    /// `LocalIo`.
+    pub async fn persist(&self) -> Result<()> {
+        let _guard = self.committing.lock().await;
+        if self.is_saved() {
+            return Ok(());
+        }
+        // Else unchanged bytes might be looked for in a version that we replaced ourselves.
+        if let Err(error) = self.find_unknown_outcome_locked().await {
+            tracing::debug!(%error, "saving without knowing what came of the last commit");
+        }
+        if self.is_saved() {
+            return Ok(());
+        }
+        let changes = self.state().changes;
+        let _readable = self.hold_readable();
+        let (records, file) = self.save().await?;
+        let former = self.state().persisted.replace(Persisted {
+            records,
+            file,
+            changes,
+        });
+        for record in former.into_iter().flat_map(|former| former.records) {
+            upload::forget(&self.context.spool, record).await;
+        }
+        Ok(())
+    }
+
+    /// True when nothing is unsent, or all of it is recorded as it is.
+    fn is_saved(&self) -> bool {
+        let state = self.state();
+        let persisted = state.persisted.as_ref();
+        !state.is_dirty() || persisted.is_some_and(|persisted| persisted.changes == state.changes)
+    }
+
+    /// Whole, where that is possible; else what only this machine has.
+    async fn save(&self) -> Result<(Vec<RecordId>, Option<Arc<SpoolFile>>)> {
+        if self.state().has_bytes_in_parts() {
+            return Ok((self.save_as_conflicts(None).await?, None));
+        }
+        if self.state().unchanged_bytes() > MAX_FETCHED_BYTES {
+            return Ok((vec![self.save_patch(None).await?], None));
+        }
+        match self.whole_copy().await {
+            Ok(file) => Ok((vec![self.record_unsent(&file).await?], Some(file))),
+            Err(error) if matches!(error.kind(), ErrorKind::LocalIo(_)) => Err(error),
+            Err(error) => {
+                tracing::info!(%error, object = %self.id(), "unchanged bytes cannot be fetched: only changes are saved");
+                Ok((vec![self.save_patch(None).await?], None))
+            }
+        }
+    }
+
+    /// While this lives, no bytes go from memory to where they cannot be read.
+    fn hold_readable(&self) -> HoldReadable<'_> {
+        self.state().is_being_copied = true;
+        HoldReadable(self)
+    }
+
+    async fn record_unsent(&self, file: &Arc<SpoolFile>) -> Result<RecordId> {
+        let unsent = {
+            let state = self.state();
+            let unknown = state
+                .sealed
+                .as_ref()
+                .and_then(|sealed| sealed.unknown_outcome_of.clone());
+            let transaction = unknown
+                .or_else(|| state.former_transaction.clone())
+                .unwrap_or_default();
+            // Attributes are recorded as metadata, also where the object will not carry them.
+            let format = match self.context.metadata_format {
+                MetadataFormat::None => MetadataFormat::Aws,
+                format => format,
+            };
+            let headers = super::stream::headers_in(format, &state.headers, &state.attributes, &transaction);
+            UnsentFile {
+                bucket: state.id.bucket.to_string(),
+                key: state.id.key.to_string(),
+                base: state
+                    .base
+                    .etag()
+                    .map_or(RecordedBase::Absent, |etag| RecordedBase::Matches {
+                        etag: etag.as_str().to_owned(),
+                    }),
+                file_name: file.file_name().to_owned(),
+                size_bytes: state.map.size_bytes(),
+                headers: RecordedHeaders::from(headers),
+                transaction,
+            }
+        };
+        let spool = self.context.spool.clone();
+        rt::blocking(move || spool.record_unsent(&unsent)).await
+    }
+
+    /// Fetches what still comes from the object into the spool, so that the object may go.
+    ///
+    /// # Errors
+    /// `Stale` when it is gone already; `LocalIo`; what reading says.
+    pub async fn keep_local(&self) -> Result<()> {
+        let _guard = self.committing.lock().await;
+        self.find_unknown_outcome_locked().await?;
+        let step_bytes = self.policy.part_bytes;
+        let _memory = self.context.budget.acquire_for_load(step_bytes).await?;
+        loop {
+            // In a statement of its own: the lock is not held while this waits.
+            let next = self.state().next_unchanged(step_bytes);
+            let Some((extent, source)) = next else {
+                return Ok(());
+            };
+            let Backing::Source { offset } = extent.backing else {
+                return Ok(());
+            };
+            let data = load(&source.reader, offset, extent.range.len()).await?;
+            self.place_unchanged(extent, data).await?;
+        }
+    }
+
+    async fn place_unchanged(&self, extent: Extent, data: Vec<u8>) -> Result<()> {
+        let _only_one = self.spooling.lock().await;
+        let file = self.spool_file().await?;
+        let pieces = self.state().spool_pieces(extent.range);
+        let (to, start) = (file.clone(), extent.range.start);
+        let pieces = rt::blocking(move || {
+            for (range, place) in &pieces {
+                let from = (range.start - start) as usize;
+                to.write_at(*place, &data[from..from + range.len() as usize])?;
+            }
+            Ok::<_, Error>(pieces)
+        })
+        .await?;
+        let mut state = self.state();
+        if !state.is_spool(&file) {
+            return Ok(());
+        }
+        for (range, place) in pieces {
+            let expected = extent.backing.advanced(range.start - extent.range.start);
+            state.place(range, |now| {
+                let by = now.range.start - range.start;
+                (now.backing == expected.advanced(by)).then_some(Backing::Spool { offset: place + by })
+            });
+        }
+        Ok(())
+    }
+
+    /// The file was renamed while it was not in the bucket yet: `base` is the version under the new name that it replaces.
+    /// Or its object was moved (or copied onto itself): then `base` is the version that is at `id` now, with the same
+    /// bytes. An upload that runs under another key is abandoned.
+    ///
+    /// # Errors
+    /// What a commit says that is needed because some bytes are only in parts of the upload.
+    pub async fn rename(&self, id: ObjectId, base: Option<Version>) -> Result<()> {
+        let file = self.shared()?;
+        let guard = self.committing.lock().await;
+        let mut is_left_behind = false;
+        let pending = {
+            let mut state = self.state();
+            let is_moved = state.is_known_to_exist && base.is_some();
+            let needs_commit = state.id != id && (state.has_bytes_in_parts() || state.sealed.is_some());
+            if needs_commit && is_moved && state.sealed.is_none() {
+                // Its object is not under the old name any more: what is committed there is a new one.
+                state.base = Base::Absent;
+                is_left_behind = true;
+            }
+            needs_commit.then_some(state.last_change)
+        };
+        if let Some(wanted) = pending {
+            file.commit_up_to(wanted).await?;
+        }
+        let was_persisted = {
+            let mut state = self.state();
+            self.take_name(&mut state, id, base, is_left_behind);
+            state.is_dirty() && state.persisted.is_some()
+        };
+        drop(guard);
+        // The record still has the old name.
+        if was_persisted {
+            self.persist().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The object was copied onto itself with other attributes: `version` has the same bytes and these headers.
+    ///
+    /// # Errors
+    /// As [`File::rename`].
+    pub async fn rewritten(
+        &self,
+        version: Version,
+        headers: ObjectHeaders,
+        attributes: Attributes,
+    ) -> Result<()> {
+        self.rename(self.id(), Some(version)).await?;
+        self.state().rewritten(headers, attributes);
+        Ok(())
+    }
+
+    fn take_name(&self, state: &mut State, id: ObjectId, base: Option<Version>, is_left_behind: bool) {
+        let old_id = std::mem::replace(&mut state.id, id.clone());
+        if old_id != id {
+            self.abandon_upload(state);
+            state.unreported = None;
+        }
+        let was_early = !state.is_known_to_exist && old_id != id;
+        if let (true, Base::Known(early)) = (is_left_behind || was_early, &state.base) {
+            state.left_behind = Some((old_id, early.etag.clone()));
+            state.note_change();
+        } else if state.is_known_to_exist
+            && let Some(version) = &base
+            && state
+                .source
+                .as_ref()
+                .is_some_and(|source| source.reader.version().size_bytes == version.size_bytes)
+        {
+            let (client, budget) = (self.context.client.clone(), self.context.budget.clone());
+            let reader = Reader::new(client, budget, id.clone(), version.clone());
+            state.source = Some(Source { id, reader });
+        }
+        if base.is_none() {
+            state.creation = Some(Creation::Plain);
+        }
+        state.base = base.map_or(Base::Absent, Base::Known);
+        state.changes += 1;
+    }
+
+    /// The file was unlinked and its last handle is closed: uploads are aborted, data and records dropped.
+    pub async fn discard(&self) {
+        let _guard = self.committing.lock().await;
+        let (upload, persisted, left_behind) = {
+            let mut state = self.state();
+            state.clear();
+            (
+                state.upload.take(),
+                state.persisted.take(),
+                state.left_behind.take(),
+            )
+        };
+        self.parts_changed.notify_waiters();
+        let context = &self.context;
+        if let Some(upload) = upload {
+            upload.link.abort(&context.client, &context.spool).await;
+        }
+        for record in persisted.into_iter().flat_map(|persisted| persisted.records) {
+            upload::forget(&context.spool, record).await;
+        }
+        if let Some((id, etag)) = left_behind
+            && let Err(error) = context.client.delete(&id, Some(&etag)).await
+        {
+            tracing::warn!(%error, "an object under a former name could not be deleted");
+        }
+    }
+}
+
+/// By one holder of `committing` at a time.
+struct HoldReadable<'a>(&'a File);
+
+impl Drop for HoldReadable<'_> {
+    fn drop(&mut self) {
+        self.0.state().is_being_copied = false;
+    }
+}
+
+async fn finish_file(file: &Arc<SpoolFile>, size_bytes: u64) -> Result<()> {
+    let file = file.clone();
+    rt::blocking(move || file.set_len(size_bytes).and_then(|()| file.sync())).await
+}

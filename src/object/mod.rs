@@ -1,0 +1,6 @@
+//! The bytes of one file: reader, writer, upload, the memory budget.
+pub mod budget;
+pub mod file;
+pub mod outcome;
+pub mod reader;
+pub mod special;

@@ -1,0 +1,191 @@
+//! One GET: from the request to the last byte in its pieces.
+//!
+//! Difficulties, and who solves them:
+//! 1. Bytes of another version must never get in, also from an endpoint that ignores `If-Match` on GET: the
+//!    answer's own ETag and size are compared ([`check`]).
+//! 2. A fetch holds its memory before its request is sent, and waits for nothing but the store afterwards: so no fetch
+//!    keeps a connection, or a permit, while it waits for another's permit ([`run`]).
+
+use super::piece::{Filler, Piece};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::object::{ByteRange, ObjectId, Version};
+use crate::object::budget::Budget;
+use crate::s3::types::GetRequest;
+use crate::s3::{BodyReader, Client};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Where the pieces of a reader come from.
+pub struct Source {
+    pub client: Client,
+    pub budget: Arc<Budget>,
+    pub id: ObjectId,
+    pub version: Version,
+}
+
+/// Fills `pieces` (in order, without gaps between them); those it cannot fill get the error.
+pub async fn run(source: Arc<Source>, pieces: Vec<Arc<Piece>>) {
+    if let Err(error) = fetch(&source, &pieces).await {
+        fail(&source, &pieces, &error);
+    }
+}
+
+/// The same, from a body that is already arriving and begins at the first piece. `is_whole`: it also ends with the
+/// last.
+pub async fn run_from_body(
+    source: Arc<Source>,
+    mut body: BodyReader,
+    pieces: Vec<Arc<Piece>>,
+    is_whole: bool,
+) {
+    if let Err(error) = fill(&mut body, &pieces, is_whole).await {
+        fail(&source, &pieces, &error);
+    }
+}
+
+fn fail(source: &Source, pieces: &[Arc<Piece>], error: &Error) {
+    let error = as_stale(source, error.clone());
+    for piece in pieces {
+        piece.fail(&error);
+    }
+}
+
+async fn fetch(source: &Source, pieces: &[Arc<Piece>]) -> Result<()> {
+    let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else {
+        return Ok(());
+    };
+    if !first.is_granted() {
+        let permit = source.budget.acquire(first.range.len()).await?;
+        if !first.supply(permit) {
+            return Ok(());
+        }
+    }
+    let range = ByteRange::new(first.range.start, last.range.end);
+    let request = GetRequest {
+        id: source.id.clone(),
+        range: Some(range),
+        if_match: Some(source.version.etag.clone()),
+        version_id: source.version.version_id.clone(),
+    };
+    let mut reply = source.client.get(&request).await?;
+    check(&source.version, range, &reply.info.version, reply.range)?;
+    fill(&mut reply.body, pieces, true).await
+}
+
+/// `Stale` when the answer is of another version than the `wanted` one, `Corrupt` when it is another range.
+fn check(wanted: &Version, asked: ByteRange, got: &Version, answered: ByteRange) -> Result<()> {
+    if got.etag != wanted.etag || got.size_bytes != wanted.size_bytes {
+        return Err(Error::new(ErrorKind::Stale, "the object was replaced"));
+    }
+    if answered != asked {
+        let message = format!(
+            "asked for bytes {}..{}, got {}..{}",
+            asked.start, asked.end, answered.start, answered.end
+        );
+        return Err(Error::new(ErrorKind::Corrupt, message));
+    }
+    Ok(())
+}
+
+/// Fills the pieces from the beginning of `body`; with `to_its_end` the body must end where the last piece does.
+async fn fill(body: &mut BodyReader, pieces: &[Arc<Piece>], to_its_end: bool) -> Result<()> {
+    let mut chunk = Bytes::new();
+    for (index, piece) in pieces.iter().enumerate() {
+        if chunk.is_empty() {
+            chunk = next(body).await?;
+        }
+        // Made, and so its memory touched, only when its first byte is here.
+        let mut filler = Filler::new(piece.clone());
+        loop {
+            let is_last = index + 1 == pieces.len() && chunk.len() >= filler.missing_bytes();
+            if is_last && to_its_end {
+                // Before the last bytes are given out: a client that checks the body's checksum says so at its end.
+                expect_end(body, chunk.len() - filler.missing_bytes()).await?;
+            }
+            filler.take_from(&mut chunk);
+            if filler.missing_bytes() == 0 {
+                break;
+            }
+            chunk = next(body).await?;
+        }
+        if piece.is_fetch_over() {
+            // The rest, if there is any, was given up: it is not worth reading.
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn next(body: &mut BodyReader) -> Result<Bytes> {
+    loop {
+        match body.next().await? {
+            Some(chunk) if chunk.is_empty() => {}
+            Some(chunk) => return Ok(chunk),
+            None => {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    "the body ended before its range did",
+                ));
+            }
+        }
+    }
+}
+
+async fn expect_end(body: &mut BodyReader, extra_bytes: usize) -> Result<()> {
+    let mut is_longer = extra_bytes > 0;
+    while let Some(chunk) = body.next().await? {
+        is_longer |= !chunk.is_empty();
+        if is_longer {
+            break;
+        }
+    }
+    if is_longer {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "the body is longer than its range",
+        ));
+    }
+    Ok(())
+}
+
+/// What S3 says when the version is gone is, to a reader of that version, `Stale`. All ranges lie within the
+/// version, so a range that cannot be satisfied is one more sign of another version.
+fn as_stale(source: &Source, error: Error) -> Error {
+    let error = error.on(&source.id);
+    match error.kind() {
+        ErrorKind::PreconditionFailed | ErrorKind::NotFound | ErrorKind::BadRange => {
+            error.as_kind(ErrorKind::Stale)
+        }
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::object::ETag;
+    use std::time::SystemTime;
+
+    #[test]
+    fn an_answer_is_taken_only_from_the_same_version_and_range() {
+        let version = |etag: &str, size_bytes| Version {
+            etag: ETag::new(etag),
+            size_bytes,
+            version_id: None,
+            last_modified: SystemTime::UNIX_EPOCH,
+        };
+        let (wanted, asked) = (version("a", 100), ByteRange::new(10, 20));
+        let kind = |got: Version, answered| {
+            check(&wanted, asked, &got, answered)
+                .err()
+                .map(|error| error.kind())
+        };
+        assert_eq!(kind(version("a", 100), asked), None);
+        assert_eq!(kind(version("b", 100), asked), Some(ErrorKind::Stale));
+        assert_eq!(kind(version("a", 101), asked), Some(ErrorKind::Stale));
+        assert_eq!(
+            kind(version("a", 100), ByteRange::new(0, 100)),
+            Some(ErrorKind::Corrupt)
+        );
+    }
+}

@@ -1,0 +1,5 @@
+//! Pure decisions: no I/O, no async, no clock.
+pub mod entries;
+pub mod grid;
+pub mod parts;
+pub mod readahead;

@@ -1,0 +1,409 @@
+//! From options to a client: credentials, region, endpoint, connections.
+//!
+//! - Credentials and settings come from aws-config, as every AWS tool reads them; the SDK refreshes them.
+//! - The region need not be known: requests to a bucket elsewhere are redirected once and remembered
+//!   (`regions`).
+//! - Custom endpoints get path-style addresses, AWS gets virtual-host style, unless told otherwise.
+
+use super::capabilities::{Capabilities, KnownCapabilities};
+use super::client::Client;
+use super::clock::ServerClock;
+use super::connector::{Connector, Patience};
+use super::dial::{Connect, Dialer, Proxies};
+use super::pace::Pace;
+use super::regions::Regions;
+use super::retry::Inner;
+use super::tls;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::rt;
+use crate::telemetry::Metrics;
+use aws_config::environment::region::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::{ProvideRegion, RegionProviderChain};
+use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::ProvideCredentials;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    ConfigBag, IdentityCache, Intercept, RequestChecksumCalculation, ResponseChecksumValidation,
+    RuntimeComponents, StalledStreamProtectionConfig,
+};
+use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+const DEFAULT_REGION: &str = "us-east-1";
+const REFRESH_AHEAD: Duration = Duration::from_mins(1);
+const LONGEST_CONNECT: Duration = Duration::from_secs(10);
+
+/// How buckets are addressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PathStyle {
+    /// Virtual-host style on AWS, path style elsewhere.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// Keys that are given rather than found.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StaticCredentials {
+    pub access_key_id: String,
+    pub secret_access_key: String,
+    pub session_token: Option<String>,
+}
+
+impl std::fmt::Debug for StaticCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StaticCredentials")
+            .field("access_key_id", &self.access_key_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How to reach S3.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// `None`: what aws-config says, else AWS.
+    pub endpoint_url: Option<String>,
+    /// `None`: found out.
+    pub region: Option<String>,
+    pub profile: Option<String>,
+    pub path_style: PathStyle,
+    /// Send unsigned requests, and look for no credentials.
+    pub no_sign_request: bool,
+    /// `None`: the chain of aws-config.
+    pub credentials: Option<StaticCredentials>,
+    /// Certificates to trust beside the system's; `None`: `AWS_CA_BUNDLE`.
+    pub ca_bundle: Option<PathBuf>,
+    /// An operation without progress for so long fails.
+    pub stall_timeout: Duration,
+    /// A quarter of them is for small requests only.
+    pub max_connections: usize,
+    /// Pay for requests to buckets of others.
+    pub requester_pays: bool,
+    /// Use S3 Transfer Acceleration.
+    pub accelerate: bool,
+    /// Never write anything, not even to find out what the endpoint does.
+    pub read_only: bool,
+    /// Where probe objects are written: ends in `/` or is empty.
+    pub probe_prefix: String,
+    /// What is known of the endpoint: remembered, then overridden by the user. Not needed for AWS.
+    pub capabilities: Capabilities,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            endpoint_url: None,
+            region: None,
+            profile: None,
+            path_style: PathStyle::Auto,
+            no_sign_request: false,
+            credentials: None,
+            ca_bundle: None,
+            stall_timeout: Duration::from_mins(1),
+            max_connections: 64,
+            requester_pays: false,
+            accelerate: false,
+            read_only: false,
+            probe_prefix: String::new(),
+            capabilities: Capabilities::default(),
+        }
+    }
+}
+
+impl Client {
+    /// Reads the configuration, finds credentials, and makes a client. Sends no request to S3.
+    ///
+    /// # Errors
+    /// `Denied` when there are no credentials; `Invalid` for options that cannot be used.
+    pub async fn connect(options: ClientOptions, metrics: Arc<Metrics>) -> Result<Self> {
+        build(options, metrics, None).await
+    }
+
+    /// The same over connections that `dialer` makes, without TLS for `http` endpoints: under the real HTTP
+    /// stack and SDK.
+    pub async fn with_dialer(options: ClientOptions, metrics: Arc<Metrics>, dialer: Dialer) -> Result<Self> {
+        build(options, metrics, Some(dialer)).await
+    }
+}
+
+async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dialer>) -> Result<Client> {
+    check(&options)?;
+    let clock = Arc::new(ServerClock::default());
+    let connector = make_connector(&options, &metrics, &clock, dialer).await?;
+    let shared = load(&options, connector).await;
+    if !options.no_sign_request {
+        find_credentials(&shared, &options).await?;
+    }
+    let endpoint_url = endpoint_url(&options, &shared);
+    let is_aws = endpoint_url.as_deref().is_none_or(is_aws_host);
+    let region = shared.region().map_or(DEFAULT_REGION, Region::as_ref).to_owned();
+    let mut capabilities = if is_aws {
+        Capabilities::s3()
+    } else {
+        Capabilities::default()
+    };
+    capabilities.merge(&options.capabilities);
+    let reserved = (options.max_connections / 4).max(1);
+    let inner = Inner {
+        regions: Regions::new(s3_config(&options, &shared, is_aws), &region),
+        metrics,
+        clock,
+        pace: Pace::default(),
+        metadata_lane: Arc::new(Semaphore::new(reserved)),
+        data_lane: Arc::new(Semaphore::new(
+            options.max_connections.saturating_sub(reserved).max(1),
+        )),
+        stall_timeout: options.stall_timeout,
+        capabilities: KnownCapabilities::new(capabilities, !options.read_only, options.probe_prefix),
+        endpoint: endpoint_url.unwrap_or_else(|| "aws".to_owned()),
+        is_aws,
+    };
+    Ok(Client {
+        inner: Arc::new(inner),
+    })
+}
+
+fn check(options: &ClientOptions) -> Result<()> {
+    let invalid = |what: String| Err(Error::new(ErrorKind::Invalid, what));
+    if let Some(url) = &options.endpoint_url {
+        let usable = url.parse::<http::Uri>().ok().is_some_and(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some_and(|host| !host.is_empty())
+        });
+        if !usable {
+            return invalid(format!(
+                "endpoint URL {url:?}: not of the form http(s)://HOST[:PORT]"
+            ));
+        }
+    }
+    if options.stall_timeout.is_zero() {
+        return invalid("a stall time-out of zero lets no request finish".to_owned());
+    }
+    Ok(())
+}
+
+async fn make_connector(
+    options: &ClientOptions,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<ServerClock>,
+    dialer: Option<Dialer>,
+) -> Result<Connector> {
+    let stall = options.stall_timeout;
+    let patience = Patience {
+        connect: (stall / 3).min(LONGEST_CONNECT),
+        read: stall / 3,
+        write: stall,
+    };
+    let bundle = options
+        .ca_bundle
+        .clone()
+        .or_else(|| std::env::var_os("AWS_CA_BUNDLE").map(PathBuf::from));
+    let tls = match dialer {
+        Some(_) if bundle.is_none() => tls::no_trust()?,
+        _ => rt::blocking(move || tls::client_config(bundle.as_deref())).await?,
+    };
+    let (tls, proxies) = (Arc::new(tls), Arc::new(Proxies::from_env()));
+    let connect = Connect::new(tls.clone(), proxies.clone(), dialer, patience.connect);
+    let max_idle = options.max_connections;
+    Ok(Connector::new(
+        connect,
+        tls,
+        proxies,
+        patience,
+        max_idle,
+        metrics.clone(),
+        clock.clone(),
+    ))
+}
+
+async fn load(options: &ClientOptions, connector: Connector) -> SdkConfig {
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(connector)
+        .identity_cache(IdentityCache::lazy().buffer_time(REFRESH_AHEAD).build())
+        .region(region_chain(options));
+    if let Some(profile) = &options.profile {
+        loader = loader.profile_name(profile);
+    }
+    if let Some(url) = &options.endpoint_url {
+        loader = loader.endpoint_url(url);
+    }
+    if options.no_sign_request {
+        loader = loader.no_credentials();
+    } else if let Some(given) = &options.credentials {
+        let (id, secret) = (given.access_key_id.clone(), given.secret_access_key.clone());
+        loader = loader.credentials_provider(Credentials::new(
+            id,
+            secret,
+            given.session_token.clone(),
+            None,
+            "options",
+        ));
+    }
+    loader.load().await
+}
+
+/// The instance metadata service is asked for the region only where the store may be AWS.
+fn region_chain(options: &ClientOptions) -> RegionProviderChain {
+    let profile = || {
+        let builder = ProfileFileRegionProvider::builder();
+        match &options.profile {
+            Some(name) => builder.profile_name(name).build(),
+            None => builder.build(),
+        }
+    };
+    let chain = RegionProviderChain::first_try(options.region.clone().map(Region::new))
+        .or_else(EnvironmentVariableRegionProvider::new())
+        .or_else(profile());
+    if options.endpoint_url.is_some() {
+        chain.or_else(Region::new(DEFAULT_REGION))
+    } else {
+        with_instance(chain)
+    }
+}
+
+fn with_instance(chain: RegionProviderChain) -> RegionProviderChain {
+    let instance: Box<dyn ProvideRegion> =
+        Box::new(aws_config::imds::region::ImdsRegionProvider::builder().build());
+    chain.or_else(instance).or_else(Region::new(DEFAULT_REGION))
+}
+
+async fn find_credentials(shared: &SdkConfig, options: &ClientOptions) -> Result<()> {
+    let why = match shared.credentials_provider() {
+        Some(provider) => match provider.provide_credentials().await {
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                let causes = super::connector::sources(&error).map(ToString::to_string);
+                causes.collect::<Vec<_>>().join(": ")
+            }
+        },
+        None => "no provider".to_owned(),
+    };
+    let profile = options.profile.as_deref().unwrap_or("default");
+    let message = format!(
+        "no credentials ({why}); looked in the environment (AWS_ACCESS_KEY_ID), in the profile {profile:?} (keys, SSO, \
+         credential process, role), for a web identity token (AWS_WEB_IDENTITY_TOKEN_FILE), and asked the container and \
+         instance metadata services; buckets that anybody may read need --no-sign-request"
+    );
+    Err(Error::new(ErrorKind::Denied, message))
+}
+
+/// The endpoint that the SDK will use, as far as it was configured.
+fn endpoint_url(options: &ClientOptions, shared: &SdkConfig) -> Option<String> {
+    let of_s3 = || {
+        std::env::var("AWS_ENDPOINT_URL_S3")
+            .ok()
+            .filter(|url| !url.is_empty())
+    };
+    options
+        .endpoint_url
+        .clone()
+        .or_else(of_s3)
+        .or_else(|| shared.endpoint_url().map(str::to_owned))
+}
+
+fn is_aws_host(url: &str) -> bool {
+    let host = url
+        .parse::<http::Uri>()
+        .ok()
+        .and_then(|uri| uri.host().map(str::to_ascii_lowercase));
+    host.is_some_and(|host| {
+        [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"]
+            .iter()
+            .any(|suffix| host.ends_with(suffix))
+    })
+}
+
+fn s3_config(options: &ClientOptions, shared: &SdkConfig, is_aws: bool) -> aws_sdk_s3::config::Builder {
+    let path_style = match options.path_style {
+        PathStyle::Auto => !is_aws,
+        PathStyle::Always => true,
+        PathStyle::Never => false,
+    };
+    let mut builder = aws_sdk_s3::config::Builder::from(shared)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(TimeoutConfig::disabled())
+        // The connector watches for silence itself, and knows a slow reader from a silent server.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .force_path_style(path_style);
+    if let Some(url) = &options.endpoint_url {
+        // Over what the environment says for S3 alone.
+        builder = builder.endpoint_url(url);
+    }
+    if options.accelerate {
+        builder = builder.accelerate(true);
+    }
+    if options.requester_pays {
+        builder = builder.interceptor(RequesterPays);
+    }
+    builder
+}
+
+#[derive(Debug)]
+struct RequesterPays;
+
+#[dyn_dispatch_hint]
+impl Intercept for RequesterPays {
+    fn name(&self) -> &'static str {
+        "RequesterPays"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> std::result::Result<(), aws_sdk_s3::error::BoxError> {
+        context
+            .request_mut()
+            .headers_mut()
+            .insert("x-amz-request-payer", "requester");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_amazons_hosts_are_aws() {
+        assert!(is_aws_host("https://s3.eu-central-1.amazonaws.com"));
+        assert!(is_aws_host("https://s3.dualstack.us-east-1.api.aws"));
+        assert!(!is_aws_host("http://127.0.0.1:9000"));
+        assert!(!is_aws_host("https://amazonaws.com.example.org"));
+    }
+
+    #[test]
+    fn endpoints_that_are_no_urls_are_refused() {
+        let of = |url: &str| {
+            check(&ClientOptions {
+                endpoint_url: Some(url.to_owned()),
+                ..ClientOptions::default()
+            })
+        };
+        assert!(of("http://127.0.0.1:9000").is_ok());
+        for wrong in ["127.0.0.1:9000", "s3://bucket", "http://", "ftp://host"] {
+            assert_eq!(of(wrong).expect_err(wrong).kind(), ErrorKind::Invalid);
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let keys = StaticCredentials {
+            access_key_id: "AKID".into(),
+            secret_access_key: "hidden".into(),
+            session_token: Some("hidden".into()),
+        };
+        assert!(!format!("{keys:?}").contains("hidden"));
+    }
+}

@@ -1,0 +1,41 @@
+//! The S3 edge: the only user of the AWS SDK.
+//!
+//! Its difficulties, and who solves each:
+//! 1. A reply that is lost after the request was sent: the change may or may not have happened. `connector`
+//!    knows whether a request left, `errors` judges, `retry` acts: idempotent requests again, all others
+//!    `Ambiguous` at once.
+//! 2. Bodies that break or stall in the middle: `connector` notices, `body` resumes with `Range` and
+//!    `If-Match`.
+//! 3. Buckets in other regions: `regions` keeps a client per region and learns from the redirects.
+//! 4. Stores that accept a condition and ignore it: `capabilities` says what is known, `probe` finds out.
+//! 5. Bytes at full speed: own HTTP connector with large buffers (`connector`), connections through proxies
+//!    and TLS (`dial`, `tls`, `resolver`), bodies of known length without copies (`upload_body`).
+//! 6. Names and values that HTTP or XML cannot carry as they are: `convert`, `list`.
+
+mod body;
+mod buckets;
+pub mod capabilities;
+mod client;
+mod clock;
+mod config;
+mod connector;
+mod convert;
+mod dial;
+mod errors;
+mod list;
+mod multipart;
+mod objects;
+mod pace;
+mod probe;
+mod regions;
+mod resolver;
+mod retry;
+mod tls;
+pub mod types;
+mod upload_body;
+
+pub use body::{BodyReader, GetReply};
+pub use capabilities::{Capabilities, Feature, Support};
+pub use client::Client;
+pub use config::{ClientOptions, PathStyle, StaticCredentials};
+pub use dial::Dialer;

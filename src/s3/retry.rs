@@ -1,0 +1,266 @@
+//! The one retry loop around every request.
+//!
+//! A permit (one of the connections) is held while an attempt runs and never while backing off. What an
+//! attempt's failure means is decided in `errors`; here it is acted upon.
+
+use super::capabilities::KnownCapabilities;
+use super::clock::ServerClock;
+pub(super) use super::errors::Replay;
+use super::errors::{Failure, Verdict};
+use super::pace::Pace;
+use super::regions::Regions;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::object::ObjectId;
+use crate::rt;
+use crate::telemetry::{Metrics, RequestClass};
+use aws_sdk_s3::Client as SdkClient;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LARGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// A request that fails slowly is still tried this often, however late it is.
+const LEAST_ATTEMPTS: u32 = 3;
+/// A bucket moves at most once; more hops are a loop.
+const MAX_REDIRECTS: u32 = 3;
+
+/// Which connections a request competes for: small requests never wait behind bodies that nobody reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    Metadata,
+    Data,
+}
+
+/// What the loop must know about a request.
+pub(super) struct Call<'a> {
+    /// The S3 operation's name, for messages.
+    pub operation: &'static str,
+    pub class: RequestClass,
+    pub lane: Lane,
+    pub replay: Replay,
+    /// Empty for requests about no bucket.
+    pub bucket: &'a str,
+    pub key: Option<&'a str>,
+    /// When the work that this request is part of last got ahead; `None`: now.
+    pub since: Option<rt::Instant>,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn on_object(operation: &'static str, class: RequestClass, id: &'a ObjectId) -> Self {
+        Self {
+            key: Some(&id.key),
+            ..Self::on_bucket(operation, class, &id.bucket)
+        }
+    }
+
+    pub(super) fn on_bucket(operation: &'static str, class: RequestClass, bucket: &'a str) -> Self {
+        Self {
+            operation,
+            class,
+            lane: Lane::Metadata,
+            replay: Replay::Safe,
+            bucket,
+            key: None,
+            since: None,
+        }
+    }
+
+    pub(super) fn data(self) -> Self {
+        Self {
+            lane: Lane::Data,
+            ..self
+        }
+    }
+
+    pub(super) fn replay(self, replay: Replay) -> Self {
+        Self { replay, ..self }
+    }
+
+    fn complete(&self, error: Error) -> Error {
+        match self.key {
+            Some(key) => error.on(&ObjectId::new(self.bucket, key)),
+            None if self.bucket.is_empty() => error,
+            None => error.on_bucket(self.bucket),
+        }
+    }
+}
+
+/// Delays that double, with jitter.
+pub(super) struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    pub(super) fn new() -> Self {
+        Self { next: FIRST_BACKOFF }
+    }
+
+    /// The next delay: between half and all of 100 ms, 200 ms, … 10 s.
+    pub(super) fn next_delay(&mut self) -> Duration {
+        let whole = self.next;
+        self.next = (whole * 2).min(LARGEST_BACKOFF);
+        let half_ms = whole.as_millis() as u64 / 2;
+        Duration::from_millis(half_ms + rt::random_below(half_ms + 1))
+    }
+}
+
+/// One attempt without its type: the SDK's futures are so deep that the compiler gives up on those around
+/// them.
+fn attempt<T>(
+    sending: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>> {
+    Box::pin(sending)
+}
+
+/// What all clones of a client share.
+pub(super) struct Inner {
+    pub regions: Regions,
+    pub metrics: Arc<Metrics>,
+    pub clock: Arc<ServerClock>,
+    pub pace: Pace,
+    pub metadata_lane: Arc<Semaphore>,
+    pub data_lane: Arc<Semaphore>,
+    pub stall_timeout: Duration,
+    pub capabilities: KnownCapabilities,
+    pub endpoint: String,
+    pub is_aws: bool,
+}
+
+impl Inner {
+    /// Sends until there is an answer; see [`Self::run_holding`].
+    pub(super) async fn run<T, F, Fut>(&self, call: &Call<'_>, send: F) -> Result<T>
+    where
+        F: Fn(&SdkClient) -> Fut,
+        Fut: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        self.run_holding(call, send).await.map(|(answer, _permit)| answer)
+    }
+
+    /// Sends until there is an answer, and returns it with the connection's permit, for answers whose body is
+    /// still to come.
+    ///
+    /// # Errors
+    /// What the last failure means; `Ambiguous` at once when the outcome is unknown and `call` must not be
+    /// repeated; `TimedOut` when no connection became free in time.
+    pub(super) async fn run_holding<T, F, Fut>(
+        &self,
+        call: &Call<'_>,
+        send: F,
+    ) -> Result<(T, OwnedSemaphorePermit)>
+    where
+        F: Fn(&SdkClient) -> Fut,
+        Fut: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let since = call.since.unwrap_or_else(rt::now);
+        let mut backoff = Backoff::new();
+        let mut redirects = 0;
+        let mut attempts = 0;
+        loop {
+            self.pace.wait(call.bucket).await;
+            let permit = self.permit(call).await?;
+            let (region, sdk) = self.regions.client_of(call.bucket);
+            attempts += 1;
+            self.metrics.count_request(call.class);
+            let failure = match attempt(send(&sdk)).await {
+                Ok(answer) => {
+                    self.pace.succeeded(call.bucket);
+                    return Ok((answer, permit));
+                }
+                Err(failure) => failure,
+            };
+            drop(permit);
+            if self.follows_redirect(call, &failure, &region, &mut redirects) {
+                continue;
+            }
+            if !failure.is_ordinary() {
+                self.metrics.count_failure(call.class);
+            }
+            let kind = match failure.verdict(call.replay) {
+                Verdict::GiveUp(kind) => {
+                    return Err(call.complete(failure.into_error(kind, call.operation, attempts)));
+                }
+                Verdict::Again { kind, slower } => {
+                    if slower {
+                        self.pace.slow_down(call.bucket);
+                    }
+                    kind
+                }
+            };
+            let delay = backoff.next_delay();
+            if attempts >= LEAST_ATTEMPTS && since.elapsed() + delay >= self.stall_timeout {
+                return Err(call.complete(failure.into_error(kind, call.operation, attempts)));
+            }
+            tracing::debug!(
+                operation = call.operation,
+                bucket = call.bucket,
+                key = call.key,
+                attempts,
+                ?delay,
+                code = failure.code,
+                status = failure.status,
+                request_id = failure.request_id,
+                "trying again: {}",
+                failure.message
+            );
+            rt::sleep(delay).await;
+        }
+    }
+
+    fn follows_redirect(&self, call: &Call<'_>, failure: &Failure, asked: &str, redirects: &mut u32) -> bool {
+        let Some(named) = &failure.region else {
+            return false;
+        };
+        if !matches!(failure.status, Some(301 | 307 | 400 | 403)) || *redirects == MAX_REDIRECTS {
+            return false;
+        }
+        *redirects += 1;
+        let moved = self.regions.learn(call.bucket, asked, named);
+        if moved {
+            tracing::debug!(
+                bucket = call.bucket,
+                region = named,
+                "the bucket is in another region"
+            );
+        }
+        moved
+    }
+
+    async fn permit(&self, call: &Call<'_>) -> Result<OwnedSemaphorePermit> {
+        let lane = match call.lane {
+            Lane::Metadata => &self.metadata_lane,
+            Lane::Data => &self.data_lane,
+        };
+        let waiting = lane.clone().acquire_owned();
+        let got = rt::timeout(self.stall_timeout, waiting)
+            .await
+            .ok()
+            .and_then(std::result::Result::ok);
+        got.ok_or_else(|| {
+            let message = format!(
+                "{}: no connection became free for {:?}",
+                call.operation, self.stall_timeout
+            );
+            call.complete(Error::new(ErrorKind::TimedOut, message))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_up_to_ten_seconds_with_jitter() {
+        let mut backoff = Backoff::new();
+        let mut whole = FIRST_BACKOFF;
+        for _ in 0..20 {
+            let delay = backoff.next_delay();
+            assert!(delay >= whole / 2 && delay <= whole, "{delay:?} of {whole:?}");
+            whole = (whole * 2).min(LARGEST_BACKOFF);
+        }
+        assert_eq!(whole, LARGEST_BACKOFF);
+    }
+}

@@ -1,0 +1,337 @@
+//! Making and removing: directories and their markers, objects.
+//!
+//! Difficulties:
+//! 1. Operations on a path act on what is there now, conditionally: on 412 they look again, a few times, then `Busy`.
+//! 2. A lost reply is resolved by looking, never by sending again blindly.
+//! 3. A directory without a marker must not vanish with its last child: it gets one when it still exists a moment
+//!    later, so that `rm -rf` pays nothing for it ([`Tree::keep_directory`]).
+
+use super::node::{DirectoryPlace, Ino, Node};
+use super::table::Seen;
+use super::{Invalidation, Tree, lookup};
+use crate::base::attributes::{Attributes, MetadataFormat, TRANSACTION};
+use crate::base::checksum::Crc32c;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::object::{Condition, ETag, ObjectHeaders, ObjectId, Version};
+use crate::base::segments::Segments;
+use crate::rt;
+use crate::s3::types::{ListRequest, PutRequest};
+
+/// How often a path operation looks again before it gives up.
+const MAX_LOOKS: u32 = 5;
+
+impl Tree {
+    /// The object that marks a directory.
+    #[must_use]
+    pub fn marker_id(place: &DirectoryPlace) -> ObjectId {
+        ObjectId::new(place.bucket.clone(), place.key.prefix())
+    }
+
+    /// Puts a directory's marker, decided by the bucket.
+    ///
+    /// # Errors
+    /// `Exists` when somebody else's marker is there.
+    pub async fn put_marker(
+        &self,
+        place: &DirectoryPlace,
+        attributes: Attributes,
+        format: MetadataFormat,
+        condition: Condition,
+    ) -> Result<Version> {
+        let id = Self::marker_id(place);
+        let transaction = rt::random_id();
+        let mut headers = ObjectHeaders {
+            content_type: Some("application/x-directory".to_owned()),
+            ..ObjectHeaders::default()
+        };
+        attributes.write(format, &mut headers.metadata);
+        headers
+            .metadata
+            .insert(TRANSACTION.to_owned(), transaction.clone());
+        let request = PutRequest {
+            id: id.clone(),
+            body: Segments::new(),
+            checksum: Crc32c::default(),
+            condition,
+            headers,
+        };
+        for _ in 0..MAX_LOOKS {
+            let error = match self.client.put(&request).await {
+                Ok(version) => return Ok(version),
+                Err(error) => error,
+            };
+            match error.kind() {
+                ErrorKind::PreconditionFailed => {
+                    return Err(Error::new(ErrorKind::Exists, "the directory exists already").on(&id));
+                }
+                ErrorKind::Ambiguous => {}
+                _ => return Err(error),
+            }
+            match self.client.head(&id).await {
+                Ok(info) if info.headers.metadata.get(TRANSACTION) == Some(&transaction) => {
+                    return Ok(info.version);
+                }
+                Ok(_) => return Err(Error::new(ErrorKind::Exists, "the directory exists already").on(&id)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::new(ErrorKind::Busy, "the directory's marker could not be decided").on(&id))
+    }
+
+    /// A directory that this mount has just made is known, and known to be empty.
+    pub fn made_directory(
+        &self,
+        parent: &DirectoryPlace,
+        name: &str,
+        place: &DirectoryPlace,
+        version: Version,
+        attributes: Attributes,
+    ) -> Node {
+        let now = rt::now();
+        self.listings
+            .insert(parent, name, super::Listed::Directory(place.key.clone()));
+        self.listings.insert_empty(place, now);
+        let link = super::node::Link {
+            parent: parent.clone(),
+            name: name.into(),
+        };
+        let mut table = self.table();
+        let node = table.settle_directory(place, Some(link), now, rt::wall_clock());
+        node.version = Some(version);
+        node.attributes = attributes;
+        node.attributes_known = true;
+        node.clone()
+    }
+
+    /// Whether the directory has nothing in it: what the bucket says, and what only this mount knows.
+    ///
+    /// # Errors
+    /// What S3 says.
+    pub async fn is_empty(&self, place: &DirectoryPlace) -> Result<bool> {
+        let hidden = {
+            let table = self.table();
+            if table.has_local_below(&place.bucket, place.key.prefix()) || table.has_emptied_below(place) {
+                return Ok(false);
+            }
+            table.hidden_below(&place.bucket, place.key.prefix())
+        };
+        let request = ListRequest {
+            bucket: place.bucket.clone(),
+            prefix: place.key.listing_prefix().into_owned(),
+            by_directory: false,
+            start_after: None,
+            continuation: None,
+            // The marker itself, the hidden ones, and one that would count.
+            max_keys: 2 + hidden as u32,
+        };
+        let page = self.client.list(&request).await?;
+        let table = self.table();
+        Ok(page.objects.iter().all(|object| {
+            let is_marker = object.key == place.key.prefix() && object.size_bytes == 0;
+            is_marker || table.is_hidden(&ObjectId::new(place.bucket.clone(), object.key.as_str()))
+        }))
+    }
+
+    /// Removes the marker of an empty directory and forgets the directory.
+    ///
+    /// # Errors
+    /// What S3 says; a marker that is not there is no error.
+    pub async fn remove_directory(
+        &self,
+        parent: &DirectoryPlace,
+        name: &str,
+        place: &DirectoryPlace,
+    ) -> Result<()> {
+        match self.client.delete(&Self::marker_id(place), None).await {
+            Ok(()) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Ambiguous) => {}
+            Err(error) => return Err(error),
+        }
+        self.forget_directory(parent, name, place);
+        Ok(())
+    }
+
+    pub(crate) fn forget_directory(&self, parent: &DirectoryPlace, name: &str, place: &DirectoryPlace) {
+        self.listings.remove(parent, name);
+        self.listings.forget_where(|listed| {
+            listed.bucket == place.bucket && listed.key.prefix().starts_with(place.key.prefix())
+        });
+        self.table().kept(place);
+        let known = self.table().directory(place).map(|node| node.ino);
+        if let Some(ino) = known {
+            self.table().unlink(ino);
+        }
+    }
+
+    /// Deletes the object that is at `id` now; `expected` is the version that the caller believes in.
+    ///
+    /// # Errors
+    /// `NotFound` when nothing is there, `Busy` when it keeps changing.
+    pub async fn delete_object(&self, id: &ObjectId, expected: Option<ETag>) -> Result<()> {
+        let mut expected = expected;
+        for _ in 0..MAX_LOOKS {
+            let etag = match expected.take() {
+                Some(etag) => etag,
+                None => self.client.head(id).await?.version.etag,
+            };
+            match self.client.delete(id, Some(&etag)).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::PreconditionFailed => {}
+                Err(error) if error.kind() == ErrorKind::Ambiguous => match self.client.head(id).await {
+                    Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(()),
+                    Ok(info) if info.version.etag == etag => {}
+                    // Ours was deleted, and somebody has put a new one since.
+                    Ok(_) => return Ok(()),
+                    Err(error) => return Err(error),
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::new(ErrorKind::Busy, "the object keeps changing").on(id))
+    }
+
+    /// The name is gone through this mount: listings follow, the inode loses its name.
+    pub fn unlinked(&self, node: &Node) {
+        if let Some(link) = &node.link {
+            self.listings.remove(&link.parent, &link.name);
+        }
+        self.table().unlink(node.ino);
+    }
+
+    /// From now on nobody sees the object, though the bucket still has it for the handles of `ino`.
+    pub fn hide(&self, id: &ObjectId, ino: Ino) {
+        self.table().hide(id.clone(), ino);
+    }
+
+    /// The object is gone, or is not that of `owner` any more.
+    pub fn unhide(&self, id: &ObjectId, owner: Ino) {
+        self.table().unhide(id, owner);
+    }
+
+    /// The inode whose handles keep an unlinked object in the bucket.
+    #[must_use]
+    pub fn hidden_owner(&self, id: &ObjectId) -> Option<Ino> {
+        self.table().hidden_owner(id)
+    }
+
+    /// The version of a hidden object, so that a new file of that name can replace it.
+    #[must_use]
+    pub fn hidden_version(&self, id: &ObjectId) -> Option<Version> {
+        let table = self.table();
+        table.get(table.hidden_owner(id)?)?.version.clone()
+    }
+
+    /// Gives a directory that lost its last child a marker, if it still exists and has none.
+    ///
+    /// # Errors
+    /// What S3 says; the caller may try again.
+    pub async fn keep_directory(&self, place: &DirectoryPlace, format: MetadataFormat) -> Result<()> {
+        if place.key.prefix().is_empty() || place.key.is_partial() {
+            return Ok(());
+        }
+        let Some(node) = self.table().directory(place).cloned() else {
+            return Ok(());
+        };
+        if node.gone || node.version.is_some() || node.ino == super::node::ROOT {
+            return Ok(());
+        }
+        if !self.is_empty(place).await? {
+            return Ok(());
+        }
+        match self
+            .put_marker(place, node.attributes, format, Condition::Absent)
+            .await
+        {
+            Ok(version) => {
+                if let Some(node) = self.table().get_mut(node.ino) {
+                    node.version = Some(version);
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Exists => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The directory lost its last child and waits for its marker: it exists, whatever the bucket says.
+    pub fn emptied(&self, place: &DirectoryPlace) {
+        self.table().emptied(place);
+    }
+
+    /// From now on the bucket says whether the directory exists.
+    pub fn kept(&self, place: &DirectoryPlace) {
+        self.table().kept(place);
+    }
+
+    /// True when the directory may have become empty and has no marker that we know of.
+    #[must_use]
+    pub fn may_need_marker(&self, place: &DirectoryPlace) -> bool {
+        if place.key.prefix().is_empty() || place.key.is_partial() {
+            return false;
+        }
+        let has_marker = self
+            .table()
+            .directory(place)
+            .is_none_or(|node| node.version.is_some() || node.ino == super::node::ROOT);
+        let has_children = self
+            .listings
+            .get(place)
+            .is_some_and(|listing| !listing.entries.is_empty());
+        !has_marker && !has_children
+    }
+
+    /// A file that this mount is about to create: it has an inode at once.
+    pub fn create_local(
+        &self,
+        parent: &DirectoryPlace,
+        name: &str,
+        id: &ObjectId,
+        attributes: Attributes,
+    ) -> Node {
+        let link = super::node::Link {
+            parent: parent.clone(),
+            name: name.into(),
+        };
+        self.table()
+            .create_object(id, link, attributes, rt::now(), rt::wall_clock())
+            .clone()
+    }
+
+    /// An object that this mount has just put (a symlink) has its inode and its place in the listing.
+    pub fn created(
+        &self,
+        parent: &DirectoryPlace,
+        name: &str,
+        id: &ObjectId,
+        version: Version,
+        attributes: Attributes,
+    ) -> Node {
+        let link = super::node::Link {
+            parent: parent.clone(),
+            name: name.into(),
+        };
+        let kind = lookup::kind_of(&attributes);
+        let seen = Seen {
+            version,
+            kind,
+            attributes: Some(attributes),
+            headers: None,
+            at: rt::now(),
+        };
+        let node = self
+            .table()
+            .settle_object(id, link, seen, rt::wall_clock())
+            .clone();
+        self.relist(&node);
+        node
+    }
+
+    /// Tells the kernel to forget a name.
+    pub fn invalidate_name(&self, parent: Ino, name: &str) {
+        self.invalidate(Invalidation::Entry {
+            parent,
+            name: name.to_owned(),
+        });
+    }
+}

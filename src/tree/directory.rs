@@ -1,0 +1,396 @@
+//! Reading directories.
+//!
+//! Difficulties, and who solves them:
+//! 1. Any size in O(page) memory, the first entries after the first page: [`DirectoryStream`] hands out batches and
+//!    fetches one page ahead; only a listing small enough for the cache is collected.
+//! 2. An object beside a directory of the same name, pages apart: `plan::entries`.
+//! 3. Files that only this mount has come first, and are not shown twice when the bucket lists them too.
+//! 4. Unlinked objects whose DELETE waits are not shown.
+
+use super::node::{DirectoryPlace, Ino, Link, Node};
+use super::{Listed, Tree};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::object::ObjectId;
+use crate::cache::listings::Ticket;
+use crate::plan::entries::{DirectoryEntries, Entry, EntryKind, PageObject};
+use crate::rt::{self, Instant, JoinHandle};
+use crate::s3::types::{ListPage, ListRequest};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+/// S3 returns at most this many keys in a page, whatever is asked for.
+const PAGE_KEYS: u32 = 1_000;
+
+/// One name of a directory that is being read.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// A file that only this mount has.
+    Local(Box<Node>),
+    Listed {
+        name: String,
+        listed: Listed,
+        at: Instant,
+    },
+}
+
+impl Item {
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Local(node) => node.link.as_ref().map_or("", |link| &link.name),
+            Self::Listed { name, .. } => name,
+        }
+    }
+}
+
+/// A directory being read from the bucket, page after page.
+pub struct DirectoryStream {
+    tree: Arc<Tree>,
+    place: DirectoryPlace,
+    entries: DirectoryEntries,
+    /// The page after the last one handed out, already on its way.
+    ahead: Option<JoinHandle<Result<ListPage>>>,
+    finished: bool,
+    ticket: Option<Ticket<DirectoryPlace>>,
+    collected: Option<BTreeMap<String, Listed>>,
+    started_at: Instant,
+}
+
+impl Drop for DirectoryStream {
+    fn drop(&mut self) {
+        if let Some(ahead) = self.ahead.take() {
+            ahead.abort();
+        }
+        if let Some(ticket) = self.ticket.take() {
+            self.tree.listings.abandon(&ticket);
+        }
+    }
+}
+
+impl DirectoryStream {
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// True when the bucket has something (a marker or any key) at this directory, as far as it was read.
+    #[must_use]
+    pub fn directory_exists(&self) -> bool {
+        self.entries.exists()
+    }
+
+    /// The next entries, hidden ones left out; `None` at the end. A batch may be empty.
+    ///
+    /// # Errors
+    /// What S3 says; the stream may be asked again.
+    pub async fn next_batch(&mut self) -> Result<Option<Vec<Item>>> {
+        if self.finished {
+            return Ok(None);
+        }
+        let page = match self.ahead.take() {
+            Some(ahead) => joined(ahead.await)?,
+            None => self.tree.client.list(&self.request(None)).await?,
+        };
+        self.tree.note_page(&page.objects);
+        if let Some(continuation) = page.continuation.clone() {
+            self.fetch_ahead(continuation);
+        }
+        self.finished = page.continuation.is_none();
+        let objects = page.objects.into_iter().map(page_object).collect();
+        let batch = self.entries.push_page(objects, page.prefixes, self.finished);
+        self.collect(&batch);
+        if self.finished {
+            self.keep();
+        }
+        Ok(Some(self.visible(batch)))
+    }
+
+    fn request(&self, continuation: Option<String>) -> ListRequest {
+        ListRequest {
+            bucket: self.place.bucket.clone(),
+            prefix: self.place.key.listing_prefix().into_owned(),
+            by_directory: true,
+            start_after: None,
+            continuation,
+            max_keys: PAGE_KEYS,
+        }
+    }
+
+    fn fetch_ahead(&mut self, continuation: String) {
+        let request = self.request(Some(continuation));
+        let client = self.tree.client.clone();
+        self.ahead = Some(rt::spawn(async move { client.list(&request).await }));
+    }
+
+    fn collect(&mut self, batch: &[Entry]) {
+        let Some(collected) = &mut self.collected else {
+            return;
+        };
+        if collected.len() + batch.len() > self.tree.listings.admission_limit() {
+            self.collected = None;
+            return;
+        }
+        collected.extend(
+            batch
+                .iter()
+                .map(|entry| (entry.name.clone(), listed(&entry.kind))),
+        );
+    }
+
+    fn keep(&mut self) {
+        if let (Some(ticket), Some(collected)) = (self.ticket.take(), self.collected.take()) {
+            self.tree.listings.finish(ticket, collected, self.started_at);
+        }
+    }
+
+    fn visible(&self, batch: Vec<Entry>) -> Vec<Item> {
+        let table = self.tree.table();
+        batch
+            .into_iter()
+            .filter(|entry| match &entry.kind {
+                EntryKind::File(object) => {
+                    !table.is_hidden(&ObjectId::new(self.place.bucket.clone(), object.key.as_str()))
+                }
+                EntryKind::Directory(_) => true,
+            })
+            .map(|entry| Item::Listed {
+                listed: listed(&entry.kind),
+                name: entry.name,
+                at: self.started_at,
+            })
+            .collect()
+    }
+}
+
+impl Tree {
+    /// Starts to read a directory from the bucket.
+    #[must_use]
+    pub(crate) fn stream(self: &Arc<Self>, place: DirectoryPlace) -> DirectoryStream {
+        let ticket = self.listings.begin(&place);
+        DirectoryStream {
+            tree: self.clone(),
+            entries: DirectoryEntries::new(place.key.clone(), self.listing_order()),
+            place,
+            ahead: None,
+            finished: false,
+            ticket: Some(ticket),
+            collected: Some(BTreeMap::new()),
+            started_at: rt::now(),
+        }
+    }
+}
+
+/// A directory as one open handle reads it: local files first, then what the bucket lists.
+pub struct DirectoryReader {
+    tree: Arc<Tree>,
+    place: DirectoryPlace,
+    local: VecDeque<Node>,
+    local_names: HashSet<Arc<str>>,
+    source: Source,
+}
+
+enum Source {
+    /// From the cache.
+    Listing {
+        items: VecDeque<Item>,
+    },
+    Bucket(Box<DirectoryStream>),
+}
+
+/// So many cached entries are handed out at once.
+const CACHED_BATCH: usize = 1_000;
+
+impl DirectoryReader {
+    #[must_use]
+    pub fn new(tree: &Arc<Tree>, place: DirectoryPlace) -> Self {
+        let local: VecDeque<Node> = {
+            let table = tree.table();
+            let emptied = table.emptied_in(&place);
+            table.local_in(&place).into_iter().chain(emptied).collect()
+        };
+        let local_names = local
+            .iter()
+            .filter_map(|node| node.link.as_ref())
+            .map(|link| link.name.clone())
+            .collect();
+        let source = match tree.listings.get(&place) {
+            Some(listing) if tree.is_fresh(listing.listed_at) => Source::Listing {
+                items: cached_items(tree, &place, &listing),
+            },
+            _ => Source::Bucket(Box::new(tree.stream(place.clone()))),
+        };
+        Self {
+            tree: tree.clone(),
+            place,
+            local,
+            local_names,
+            source,
+        }
+    }
+
+    #[must_use]
+    pub fn place(&self) -> &DirectoryPlace {
+        &self.place
+    }
+
+    /// The next entries; `None` at the end.
+    ///
+    /// # Errors
+    /// What S3 says.
+    pub async fn next_batch(&mut self) -> Result<Option<Vec<Item>>> {
+        if !self.local.is_empty() {
+            return Ok(Some(
+                self.local
+                    .drain(..)
+                    .map(|node| Item::Local(Box::new(node)))
+                    .collect(),
+            ));
+        }
+        let batch = match &mut self.source {
+            Source::Listing { items } => {
+                let count = items.len().min(CACHED_BATCH);
+                (count > 0).then(|| items.drain(..count).collect::<Vec<_>>())
+            }
+            Source::Bucket(stream) => stream.next_batch().await?,
+        };
+        let Some(mut items) = batch else { return Ok(None) };
+        items.retain(|item| !self.local_names.contains(item.name()));
+        self.without_removed_directories(items).await.map(Some)
+    }
+
+    async fn without_removed_directories(&self, items: Vec<Item>) -> Result<Vec<Item>> {
+        let mut kept = Vec::with_capacity(items.len());
+        for item in items {
+            if let Item::Listed {
+                listed: Listed::Directory(key),
+                ..
+            } = &item
+            {
+                let place = DirectoryPlace {
+                    bucket: self.place.bucket.clone(),
+                    key: key.clone(),
+                };
+                if self.tree.is_only_hidden(&place).await? {
+                    continue;
+                }
+            }
+            kept.push(item);
+        }
+        Ok(kept)
+    }
+}
+
+fn cached_items(
+    tree: &Tree,
+    place: &DirectoryPlace,
+    listing: &crate::cache::listings::Listing<Listed>,
+) -> VecDeque<Item> {
+    let table = tree.table();
+    listing
+        .entries
+        .iter()
+        .filter(|(_, listed)| match listed {
+            Listed::Object(object) => {
+                !table.is_hidden(&ObjectId::new(place.bucket.clone(), object.key.as_str()))
+            }
+            Listed::Directory(_) => true,
+        })
+        .map(|(name, listed)| Item::Listed {
+            name: name.clone(),
+            listed: listed.clone(),
+            at: listing.listed_at,
+        })
+        .collect()
+}
+
+impl Tree {
+    /// The number that the entry has or would have.
+    #[must_use]
+    pub fn entry_number(&self, place: &DirectoryPlace, item: &Item) -> Ino {
+        match item {
+            Item::Local(node) => node.ino,
+            Item::Listed {
+                listed: Listed::Object(object),
+                ..
+            } => self
+                .table()
+                .number_of_object(&ObjectId::new(place.bucket.clone(), object.key.as_str())),
+            Item::Listed {
+                listed: Listed::Directory(key),
+                ..
+            } => self.table().number_of_directory(&DirectoryPlace {
+                bucket: place.bucket.clone(),
+                key: key.clone(),
+            }),
+        }
+    }
+
+    /// The inode of an entry, as far as it is known without a request; `None` where a HEAD would be needed.
+    #[must_use]
+    pub fn settle_known(&self, place: &DirectoryPlace, item: &Item) -> Option<Node> {
+        let (name, listed, at) = match item {
+            Item::Local(node) => return Some((**node).clone()),
+            Item::Listed { name, listed, at } => (name, listed, *at),
+        };
+        let link = Link {
+            parent: place.clone(),
+            name: name.as_str().into(),
+        };
+        match listed {
+            Listed::Directory(key) => {
+                let place = DirectoryPlace {
+                    bucket: place.bucket.clone(),
+                    key: key.clone(),
+                };
+                Some(self.settle_directory(&place, link, at))
+            }
+            Listed::Object(object) => {
+                let id = ObjectId::new(place.bucket.clone(), object.key.as_str());
+                let seen = self.seen_from_listing(&id, object, at)?;
+                Some(
+                    self.table()
+                        .settle_object(&id, link, seen, rt::wall_clock())
+                        .clone(),
+                )
+            }
+        }
+    }
+
+    /// As [`Tree::settle_known`], with a HEAD where one is needed; `None` when the object has gone meanwhile.
+    ///
+    /// # Errors
+    /// What S3 says.
+    pub async fn settle_item(&self, place: &DirectoryPlace, item: &Item) -> Result<Option<Node>> {
+        match item {
+            Item::Local(node) => Ok(Some((**node).clone())),
+            Item::Listed { name, listed, at } => self.settle_listed(place, name, listed.clone(), *at).await,
+        }
+    }
+}
+
+fn listed(kind: &EntryKind) -> Listed {
+    match kind {
+        EntryKind::File(object) => Listed::Object(object.clone()),
+        EntryKind::Directory(key) => Listed::Directory(key.clone()),
+    }
+}
+
+fn page_object(object: crate::s3::types::ListedObject) -> PageObject {
+    PageObject {
+        key: object.key,
+        size_bytes: object.size_bytes,
+        etag: object.etag,
+        last_modified: object.last_modified,
+        checksum_algorithm: object.checksum_algorithm,
+        storage_class: object.storage_class,
+    }
+}
+
+fn joined<T>(result: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    result.unwrap_or_else(|error| {
+        Err(Error::new(
+            ErrorKind::Internal,
+            format!("a background listing failed: {error}"),
+        ))
+    })
+}

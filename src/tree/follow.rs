@@ -1,0 +1,237 @@
+//! Small facts about inodes that operations leave behind for the ones after them.
+
+use super::node::{DirectoryPlace, Ino, Link, Node, ROOT};
+use super::{Listed, Tree, lookup};
+use crate::base::attributes::Attributes;
+use crate::base::mount_config::Source;
+use crate::base::names::{self, Named};
+use crate::base::object::{ETag, ObjectHeaders, ObjectId, Version};
+use crate::rt;
+use crate::tree::directory::Item;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+impl Tree {
+    /// True when nothing needs to be asked at `open`: the user said that nobody else writes here.
+    #[must_use]
+    pub fn trusts_caches(&self) -> bool {
+        self.settings.metadata_ttl.is_none()
+    }
+
+    /// True when the kernel may hold pages of the inode's current version.
+    #[must_use]
+    pub fn has_pages(&self, node: &Node) -> bool {
+        node.pages_of.is_some() && node.pages_of == node.version.as_ref().map(|version| version.etag.clone())
+    }
+
+    /// The kernel is about to hold pages of the current version; true when those it has are of that version already.
+    pub fn note_pages(&self, ino: Ino) -> bool {
+        let mut table = self.table();
+        let Some(node) = table.get_mut(ino) else {
+            return false;
+        };
+        node.surprised = false;
+        let current = node.version.as_ref().map(|version| version.etag.clone());
+        let same = current.is_some() && node.pages_of == current;
+        node.pages_of = current;
+        same
+    }
+
+    /// Whether the last open of this inode too met another version than was known; remembers this time.
+    pub fn second_surprise(&self, ino: Ino) -> bool {
+        self.table()
+            .get_mut(ino)
+            .is_some_and(|node| std::mem::replace(&mut node.surprised, true))
+    }
+
+    /// The inode of a file that only this mount has.
+    #[must_use]
+    pub fn local_object(&self, id: &ObjectId) -> Option<Node> {
+        self.table()
+            .object(id)
+            .filter(|node| node.local && !node.gone)
+            .cloned()
+    }
+
+    /// True when the object has an inode.
+    #[must_use]
+    pub fn is_known(&self, id: &ObjectId) -> bool {
+        self.table().object(id).is_some()
+    }
+
+    /// True for a file that is not in the bucket yet.
+    #[must_use]
+    pub fn is_local(&self, ino: Ino) -> bool {
+        self.table().get(ino).is_some_and(|node| node.local)
+    }
+
+    /// The inode of an object that is known to be in the bucket, as far as that is fresh.
+    #[must_use]
+    pub fn known_object(&self, id: &ObjectId) -> Option<Node> {
+        let table = self.table();
+        table
+            .object(id)
+            .filter(|node| !node.gone && (node.local || self.is_fresh(node.checked_at)))
+            .cloned()
+    }
+
+    /// The name belongs to somebody else's object: it leads to that one from now on.
+    pub fn lost_to_another(&self, ino: Ino) {
+        let link = {
+            let mut table = self.table();
+            let Some(node) = table.get(ino) else { return };
+            if node.gone {
+                return;
+            }
+            let link = node.link.clone();
+            // Not unlinked: what is written to it from now on is another conflict, never dropped.
+            table.detach(ino);
+            link
+        };
+        if let Some(link) = link {
+            self.listings.forget(&link.parent);
+            let parent = self.table().number_of_directory(&link.parent);
+            self.invalidate_name(parent, &link.name);
+        }
+    }
+
+    /// The inode's object is at a new key in this version: a copy of the version `source`, which is usually the one that
+    /// was known. If it is not, pages and attributes of the inode are not those of its object.
+    pub fn follow(&self, ino: Ino, source: &ETag, version: Version) {
+        let node = {
+            let mut table = self.table();
+            let Some(node) = table.get_mut(ino) else { return };
+            if node.version.as_ref().is_none_or(|known| known.etag != *source) {
+                node.pages_of = None;
+                node.attributes_known = false;
+                node.headers = None;
+                node.link_target = None;
+            } else if self.has_pages(node) {
+                node.pages_of = Some(version.etag.clone());
+            }
+            node.version = Some(version);
+            node.checked_at = rt::now();
+            node.clone()
+        };
+        self.relist(&node);
+    }
+
+    /// This mount has rewritten the version `source` of the inode's object as `version`, with other attributes.
+    pub fn rewritten(
+        &self,
+        ino: Ino,
+        source: &ETag,
+        version: Version,
+        attributes: Attributes,
+        headers: ObjectHeaders,
+    ) {
+        if let Some(node) = self.table().get_mut(ino)
+            && node.version.as_ref().is_none_or(|known| known.etag != *source)
+        {
+            // The kernel's pages are of another version than the one that was found.
+            node.pages_of = None;
+            node.link_target = None;
+        }
+        self.committed(ino, version, attributes, Some(Arc::new(headers)));
+    }
+
+    pub fn moved_object(&self, node: &Node, to: &ObjectId, link: Link) {
+        if let Some(old) = &node.link {
+            self.listings.remove(&old.parent, &old.name);
+        }
+        self.table().move_object(node.ino, to, link);
+    }
+
+    pub fn moved_directory(&self, from: &DirectoryPlace, to: &DirectoryPlace, link: &Link) {
+        self.listings
+            .insert(&link.parent, &link.name, Listed::Directory(to.key.clone()));
+        for place in [from, to] {
+            self.listings.forget_where(|listed| {
+                listed.bucket == place.bucket && listed.key.prefix().starts_with(place.key.prefix())
+            });
+        }
+        self.table().move_directory(from, to, link);
+    }
+
+    /// Objects below a directory that have inodes.
+    #[must_use]
+    pub fn known_below(&self, place: &DirectoryPlace) -> Vec<(ObjectId, Ino)> {
+        self.table().objects_below(&place.bucket, place.key.prefix())
+    }
+
+    /// An inode for a file that a former mount left unsent; `None` outside of what is mounted.
+    pub fn adopt_local(&self, id: &ObjectId, attributes: Attributes) -> Option<Ino> {
+        let mut parent = match &self.settings.source {
+            Source::Bucket { bucket, prefix } if **bucket == *id.bucket => DirectoryPlace {
+                bucket: id.bucket.clone(),
+                key: names::DirectoryKey::root(prefix),
+            },
+            Source::AllBuckets => DirectoryPlace {
+                bucket: id.bucket.clone(),
+                key: names::DirectoryKey::root(""),
+            },
+            Source::Bucket { .. } => return None,
+        };
+        let rest = id.key.strip_prefix(parent.key.prefix())?;
+        if let Some(slash) = rest.rfind('/') {
+            let prefix = format!("{}{}", parent.key.prefix(), &rest[..=slash]);
+            parent.key = names::DirectoryKey::root(&prefix);
+        }
+        let name = match names::name_of_file(&parent.key, &id.key, false)? {
+            Named::Here(name) => name.into_owned(),
+            Named::Within { .. } => return None,
+        };
+        Some(self.create_local(&parent, &name, id, attributes).ino)
+    }
+
+    /// The directory's last change was now.
+    pub fn touch_directory(&self, place: &DirectoryPlace, now: SystemTime) {
+        let mut table = self.table();
+        let Some(ino) = table.directory(place).map(|node| node.ino) else {
+            return;
+        };
+        if let Some(node) = table.get_mut(ino) {
+            node.attributes.mtime = Some(now);
+            node.attributes.ctime = Some(now);
+        }
+    }
+
+    /// The directory has this marker now.
+    pub fn marked_directory(&self, ino: Ino, version: Version) {
+        if let Some(node) = self.table().get_mut(ino) {
+            node.version = Some(version);
+        }
+    }
+
+    #[must_use]
+    pub fn parent_of(&self, ino: Ino) -> Ino {
+        let table = self.table();
+        let link = table.get(ino).and_then(|node| node.link.as_ref());
+        link.and_then(|link| table.directory(&link.parent))
+            .map_or(ROOT, |parent| parent.ino)
+    }
+
+    /// The inode of a listed object whose attributes are not known: what the listing shows, and the mount's defaults.
+    #[must_use]
+    pub fn settle_guess(&self, place: &DirectoryPlace, item: &Item) -> Option<Node> {
+        let Item::Listed {
+            name,
+            listed: Listed::Object(object),
+            at,
+        } = item
+        else {
+            return None;
+        };
+        let id = ObjectId::new(place.bucket.clone(), object.key.as_str());
+        let link = Link {
+            parent: place.clone(),
+            name: name.as_str().into(),
+        };
+        let seen = lookup::seen_in_listing(object, None, *at);
+        let mut table = self.table();
+        let node = table.settle_object(&id, link, seen, rt::wall_clock());
+        // A stat must still look.
+        node.checked_at = *at;
+        Some(node.clone())
+    }
+}

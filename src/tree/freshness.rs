@@ -1,0 +1,190 @@
+//! What was seen of an object by whoever looked at it, brought to the table, the listings and the kernel.
+
+use super::node::{Ino, Node, Place};
+use super::{Invalidation, Tree};
+use crate::base::attributes::Attributes;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::object::{ObjectHeaders, ObjectInfo, Version};
+use crate::rt;
+use std::sync::Arc;
+
+/// What a look at an object meant for the inode that led there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// The inode's version is the newest.
+    Same,
+    /// The inode now stands for a newer version; the kernel must look again before it trusts the size.
+    Changed,
+    /// The inode has open handles on an older version; the name leads to another inode now.
+    Replaced,
+    /// The inode's version is newer than what the bucket said: it was asked before that one was committed.
+    Outdated,
+}
+
+impl Tree {
+    /// `info` is what the bucket had at the key of `ino` when it was asked.
+    pub fn saw(&self, ino: Ino, info: &ObjectInfo, asked_at: rt::Instant) -> Freshness {
+        let Some(node) = self.table().get(ino).cloned() else {
+            return Freshness::Replaced;
+        };
+        let (Place::Object(id), Some(link)) = (&node.place, node.link.clone()) else {
+            return Freshness::Replaced;
+        };
+        let same = node
+            .version
+            .as_ref()
+            .is_some_and(|version| version.etag == info.version.etag);
+        let settled = self.settle_info(id, link, info, asked_at);
+        if settled
+            .version
+            .as_ref()
+            .is_some_and(|version| version.etag != info.version.etag)
+        {
+            return Freshness::Outdated;
+        }
+        if !same {
+            self.relist(&settled);
+        }
+        match (same, settled.ino == ino) {
+            (true, _) => Freshness::Same,
+            (false, true) => Freshness::Changed,
+            (false, false) => Freshness::Replaced,
+        }
+    }
+
+    /// The bucket has nothing at the key of `ino` any more (another host's doing).
+    pub fn saw_nothing(&self, ino: Ino) {
+        let Some(node) = self.table().get(ino).cloned() else {
+            return;
+        };
+        self.table().detach(ino);
+        let Some(link) = node.link else { return };
+        self.listings.remove(&link.parent, &link.name);
+        let parent = self.table().number_of_directory(&link.parent);
+        self.invalidate(Invalidation::Entry {
+            parent,
+            name: link.name.to_string(),
+        });
+    }
+
+    /// The inode as `stat` shows it: from memory while that is fresh, else from a HEAD.
+    ///
+    /// # Errors
+    /// `NotFound` when another host removed it, and what S3 says.
+    pub async fn current(&self, ino: Ino) -> Result<Node> {
+        let node = self.node(ino)?;
+        let Some(id) = node.object().cloned() else {
+            return Ok(node);
+        };
+        if node.local || node.gone || node.pins > 0 || self.is_fresh(node.checked_at) {
+            return Ok(node);
+        }
+        let asked_at = rt::now();
+        match self.client.head(&id).await {
+            Ok(info) => match self.saw(ino, &info, asked_at) {
+                Freshness::Replaced => Err(Error::new(ErrorKind::Stale, "the object was replaced").on(&id)),
+                Freshness::Same | Freshness::Changed | Freshness::Outdated => self.node(ino),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.saw_nothing(ino);
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// This mount has put `version` at the inode's key.
+    pub fn committed(
+        &self,
+        ino: Ino,
+        version: Version,
+        attributes: Attributes,
+        headers: Option<Arc<ObjectHeaders>>,
+    ) {
+        let node = {
+            let mut table = self.table();
+            let Some(node) = table.get_mut(ino) else { return };
+            node.local = false;
+            // What programs wrote through the kernel is in its pages, so they are those of the new version.
+            if node.pages_of == node.version.as_ref().map(|version| version.etag.clone()) {
+                node.pages_of = Some(version.etag.clone());
+            }
+            node.version = Some(version);
+            node.attributes = attributes;
+            node.attributes_known = true;
+            if headers.is_some() {
+                node.headers = headers;
+            }
+            node.checked_at = rt::now();
+            node.clone()
+        };
+        if let (Some(id), Some(version)) = (node.object(), &node.version) {
+            let Version {
+                etag,
+                size_bytes,
+                last_modified,
+                ..
+            } = version;
+            self.attributes.insert(
+                id,
+                etag,
+                *size_bytes,
+                *last_modified,
+                attributes,
+                self.client.server_time(),
+            );
+        }
+        if !node.gone {
+            self.relist(&node);
+        }
+    }
+
+    /// Attributes that this mount holds for an inode whose object does not (or not yet) carry them.
+    pub fn assume_attributes(&self, ino: Ino, attributes: Attributes) {
+        if let Some(node) = self.table().get_mut(ino) {
+            node.attributes = attributes;
+            node.attributes_known = true;
+        }
+    }
+
+    pub fn remember_link_target(&self, ino: Ino, target: Arc<[u8]>) {
+        if let Some(node) = self.table().get_mut(ino) {
+            node.link_target = Some(target);
+        }
+    }
+
+    /// A handle was opened on the inode.
+    pub fn pin(&self, ino: Ino) {
+        self.table().pin(ino);
+    }
+
+    /// A handle was closed.
+    pub fn unpin(&self, ino: Ino) {
+        self.table().unpin(ino);
+    }
+
+    /// The kernel was told of the inode once more.
+    pub fn count_lookup(&self, ino: Ino) {
+        self.table().count_lookup(ino);
+    }
+
+    /// Looks at the inode's object now, whatever is remembered.
+    ///
+    /// # Errors
+    /// What S3 says; `NotFound` also makes the inode forgotten.
+    pub async fn look(&self, node: &Node) -> Result<ObjectInfo> {
+        let Some(id) = node.object() else {
+            return Err(Error::new(ErrorKind::IsDirectory, "a directory has no object"));
+        };
+        let asked_at = rt::now();
+        let looked = self.client.head(id).await;
+        match &looked {
+            Ok(info) => {
+                self.saw(node.ino, info, asked_at);
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => self.saw_nothing(node.ino),
+            Err(_) => {}
+        }
+        looked
+    }
+}

@@ -1,0 +1,429 @@
+//! What a name stands for.
+//!
+//! Answered from the first of these that knows: files that only this mount has; the directory's listing; what an
+//! earlier look at the same object said; the bucket. The bucket is asked for the object and for keys below it at
+//! once; a directory in which several names were asked for is listed instead, so that the next ones cost nothing.
+
+use super::node::{DirectoryPlace, Ino, Kind, Link, Node, Place};
+use super::table::Seen;
+use super::{Listed, Tree};
+use crate::base::attributes::Attributes;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::mount_config::AttributesMode;
+use crate::base::names::{self, FileCandidate, FileRule, Resolved};
+use crate::base::object::{ObjectId, ObjectInfo, Version};
+use crate::cache::listings::Answer;
+use crate::plan::entries::PageObject;
+use crate::rt::{self, Instant};
+use crate::s3::types::ListRequest;
+use lru::LruCache;
+use std::ffi::OsStr;
+use std::num::NonZeroUsize;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Upload algorithm that marks objects whose metadata may carry attributes.
+const MARK: &str = "CRC32C";
+/// Symlinks are never larger than the longest path (`PATH_MAX`).
+const MAX_SYMLINK_BYTES: u64 = 4096;
+/// This many lookups that went to the bucket, close together, make a listing the cheaper way.
+const HOT_LOOKUPS: u32 = 2;
+const HEAT_LASTS: Duration = Duration::from_secs(10);
+// unwrap: the number is not zero, which the compiler checks.
+const HEAT_DIRECTORIES: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
+
+/// In which directories names were lately looked up one by one.
+pub struct Heat {
+    recent: Mutex<LruCache<DirectoryPlace, (u32, Instant)>>,
+}
+
+impl Default for Heat {
+    fn default() -> Self {
+        Self {
+            recent: Mutex::new(LruCache::new(HEAT_DIRECTORIES)),
+        }
+    }
+}
+
+impl Heat {
+    /// Counts a lookup; true when the directory had better be listed.
+    fn touch(&self, directory: &DirectoryPlace) -> bool {
+        let now = rt::now();
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, since) = recent.get(directory).copied().unwrap_or((0, now));
+        let (count, since) = if now.duration_since(since) > HEAT_LASTS {
+            (1, now)
+        } else {
+            (count.saturating_add(1), since)
+        };
+        recent.put(directory.clone(), (count, since));
+        // Only once: a directory too large for one page is not listed again and again.
+        count == HOT_LOOKUPS
+    }
+}
+
+impl Tree {
+    /// The inode that `name` stands for in `parent`, or `None` when there is nothing of that name.
+    ///
+    /// # Errors
+    /// `NotDirectory`, name errors, and what S3 says.
+    pub async fn lookup(self: &Arc<Self>, parent: Ino, name: &str) -> Result<Option<Node>> {
+        if let Place::Buckets = self.node(parent)?.place {
+            return self.lookup_bucket(name).await;
+        }
+        let directory = self.directory(parent)?;
+        let resolved = match names::resolve(&directory.key, OsStr::new(name)) {
+            Ok(resolved) => resolved,
+            Err(names::NameError::NoSuchName) => return Ok(None),
+            Err(error) => return Err(Error::new(error.on_lookup(), error.to_string())),
+        };
+        if let Some(node) = self.known_locally(&directory, &resolved) {
+            return Ok(Some(node));
+        }
+        match self.listings.answer(&directory, name) {
+            Answer::Present(listed, at) if self.is_fresh(at) => {
+                return self.settle_listed(&directory, name, listed, at).await;
+            }
+            Answer::Absent(at) if self.is_fresh(at) => return Ok(None),
+            _ => {}
+        }
+        if let Some(node) = self.recently_checked(&directory, &resolved) {
+            return Ok(Some(node));
+        }
+        self.lookup_remote(&directory, name, &resolved).await
+    }
+
+    /// As [`Tree::lookup`], but absence is `NotFound`.
+    ///
+    /// # Errors
+    /// See [`Tree::lookup`].
+    pub async fn find(self: &Arc<Self>, parent: Ino, name: &str) -> Result<Node> {
+        self.lookup(parent, name)
+            .await?
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no {name:?} here")))
+    }
+
+    fn known_locally(&self, directory: &DirectoryPlace, resolved: &Resolved) -> Option<Node> {
+        let table = self.table();
+        let emptied = resolved.directory.as_ref().and_then(|key| {
+            table.emptied_directory(&DirectoryPlace {
+                bucket: directory.bucket.clone(),
+                key: key.clone(),
+            })
+        });
+        if emptied.is_some() {
+            return emptied.cloned();
+        }
+        let id = object_id(directory, resolved.file.as_ref()?);
+        table.object(&id).filter(|node| node.local && !node.gone).cloned()
+    }
+
+    fn recently_checked(&self, directory: &DirectoryPlace, resolved: &Resolved) -> Option<Node> {
+        let table = self.table();
+        let below = resolved.directory.as_ref().and_then(|key| {
+            table.directory(&DirectoryPlace {
+                bucket: directory.bucket.clone(),
+                key: key.clone(),
+            })
+        });
+        let object = resolved
+            .file
+            .as_ref()
+            .and_then(|file| table.object(&object_id(directory, file)));
+        [below, object]
+            .into_iter()
+            .flatten()
+            .find(|node| !node.gone && self.is_fresh(node.checked_at))
+            .cloned()
+    }
+
+    async fn lookup_remote(
+        self: &Arc<Self>,
+        directory: &DirectoryPlace,
+        name: &str,
+        resolved: &Resolved,
+    ) -> Result<Option<Node>> {
+        if self.heat.touch(directory) && self.list_small(directory).await? {
+            match self.listings.answer(directory, name) {
+                Answer::Present(listed, at) => return self.settle_listed(directory, name, listed, at).await,
+                Answer::Absent(_) => return Ok(None),
+                // This mount changed the directory while it was listed: the listing was not kept.
+                Answer::Unknown => {}
+            }
+        }
+        let file = resolved
+            .file
+            .as_ref()
+            .filter(|file| !self.table().is_hidden(&object_id(directory, file)));
+        let asked_at = rt::now();
+        let (object, below) = tokio::try_join!(self.look_for_object(directory, file), async {
+            match &resolved.directory {
+                Some(key) => {
+                    self.look_for_directory(&DirectoryPlace {
+                        bucket: directory.bucket.clone(),
+                        key: key.clone(),
+                    })
+                    .await
+                }
+                None => Ok(None),
+            }
+        })?;
+        let link = Link {
+            parent: directory.clone(),
+            name: name.into(),
+        };
+        if let Some(place) = below {
+            return Ok(Some(self.settle_directory(&place, link, rt::now())));
+        }
+        let Some((id, info)) = object else { return Ok(None) };
+        if file.is_some_and(|file| file.rule == FileRule::BesideDirectory)
+            && !self.directory_beside(&id).await?
+        {
+            return Ok(None);
+        }
+        Ok(Some(self.settle_info(&id, link, &info, asked_at)))
+    }
+
+    async fn look_for_object(
+        &self,
+        directory: &DirectoryPlace,
+        file: Option<&FileCandidate>,
+    ) -> Result<Option<(ObjectId, ObjectInfo)>> {
+        let Some(file) = file else { return Ok(None) };
+        let id = object_id(directory, file);
+        match self.client.head(&id).await {
+            Ok(info) => Ok(Some((id, info))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The directory, when any key (its marker included) is at or below its prefix.
+    async fn look_for_directory(&self, place: &DirectoryPlace) -> Result<Option<DirectoryPlace>> {
+        let request = ListRequest {
+            bucket: place.bucket.clone(),
+            prefix: place.key.listing_prefix().into_owned(),
+            by_directory: false,
+            start_after: None,
+            continuation: None,
+            // One more than the hidden ones, so that something visible is seen if there is anything.
+            max_keys: 1 + self.table().hidden_below(&place.bucket, place.key.prefix()) as u32,
+        };
+        let page = self.client.list(&request).await?;
+        let table = self.table();
+        let visible = page
+            .objects
+            .iter()
+            .any(|object| !table.is_hidden(&ObjectId::new(place.bucket.clone(), object.key.as_str())));
+        let local = table.has_local_below(&place.bucket, place.key.prefix());
+        Ok((visible || local).then(|| place.clone()))
+    }
+
+    /// True for a directory that was removed, and that listings show only because unlinked objects below it wait for
+    /// their last handle.
+    pub(crate) async fn is_only_hidden(&self, place: &DirectoryPlace) -> Result<bool> {
+        {
+            let table = self.table();
+            let is_known = table.directory(place).is_some_and(|node| !node.gone);
+            if is_known || table.hidden_below(&place.bucket, place.key.prefix()) == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(self.look_for_directory(place).await?.is_none())
+    }
+
+    /// An escaped name such as `~%a` stands for the object `a` only while the directory `a` takes the plain name.
+    pub(crate) async fn directory_beside(&self, id: &ObjectId) -> Result<bool> {
+        let request = ListRequest {
+            bucket: id.bucket.clone(),
+            prefix: format!("{}/", id.key),
+            by_directory: false,
+            start_after: None,
+            continuation: None,
+            max_keys: 1,
+        };
+        Ok(!self.client.list(&request).await?.objects.is_empty())
+    }
+
+    /// Lists a directory if one page holds it; false when it is larger.
+    async fn list_small(self: &Arc<Self>, directory: &DirectoryPlace) -> Result<bool> {
+        let mut stream = self.stream(directory.clone());
+        stream.next_batch().await?;
+        Ok(stream.is_finished())
+    }
+
+    /// The inode of what a listing showed; a HEAD where its attributes are needed and unknown.
+    pub(crate) async fn settle_listed(
+        &self,
+        directory: &DirectoryPlace,
+        name: &str,
+        listed: Listed,
+        at: Instant,
+    ) -> Result<Option<Node>> {
+        let link = Link {
+            parent: directory.clone(),
+            name: name.into(),
+        };
+        let object = match listed {
+            Listed::Directory(key) => {
+                let place = DirectoryPlace {
+                    bucket: directory.bucket.clone(),
+                    key,
+                };
+                if self.is_only_hidden(&place).await? {
+                    return Ok(None);
+                }
+                return Ok(Some(self.settle_directory(&place, link, at)));
+            }
+            Listed::Object(object) => object,
+        };
+        let id = ObjectId::new(directory.bucket.clone(), object.key.as_str());
+        if self.table().is_hidden(&id) {
+            return Ok(None);
+        }
+        if let Some(seen) = self.seen_from_listing(&id, &object, at) {
+            return Ok(Some(self.settle_seen(&id, link, seen)));
+        }
+        let asked_at = rt::now();
+        match self.client.head(&id).await {
+            Ok(info) => Ok(Some(self.settle_info(&id, link, &info, asked_at))),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.listings.remove(directory, name);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is known of a listed object without a request; `None` when its attributes are needed and unknown.
+    pub(crate) fn seen_from_listing(&self, id: &ObjectId, object: &PageObject, at: Instant) -> Option<Seen> {
+        let known = self.known_attributes(id, object);
+        if known.is_none() && self.needs_head(object) {
+            return None;
+        }
+        Some(seen_in_listing(object, known, at))
+    }
+
+    fn known_attributes(&self, id: &ObjectId, object: &PageObject) -> Option<Attributes> {
+        let of_inode = self.table().object(id).and_then(|node| {
+            let version = node.version.as_ref()?;
+            let same = version.etag == object.etag && version.size_bytes == object.size_bytes;
+            (same && node.attributes_known).then_some(node.attributes)
+        });
+        of_inode.or_else(|| {
+            self.attributes
+                .get(id, &object.etag, object.size_bytes, object.last_modified)
+        })
+    }
+
+    fn needs_head(&self, object: &PageObject) -> bool {
+        match self.settings.attributes {
+            AttributesMode::Listing => false,
+            AttributesMode::Full => true,
+            AttributesMode::Auto => {
+                may_be_special(object)
+                    || object.checksum_algorithm.as_deref() == Some(MARK)
+                    || !self.algorithms_seen.load(Ordering::Relaxed)
+                    || self.foreign_attributes_seen.load(Ordering::Relaxed)
+            }
+        }
+    }
+
+    /// Takes note of what listings of this endpoint show.
+    pub(crate) fn note_page(&self, objects: &[crate::s3::types::ListedObject]) {
+        if objects.iter().any(|object| object.checksum_algorithm.is_some()) {
+            self.algorithms_seen.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The inode of an object that HEAD or GET has just described.
+    pub(crate) fn settle_info(
+        &self,
+        id: &ObjectId,
+        link: Link,
+        info: &ObjectInfo,
+        asked_at: Instant,
+    ) -> Node {
+        let attributes = self.remember_attributes(id, info);
+        let seen = Seen {
+            version: info.version.clone(),
+            kind: kind_of(&attributes),
+            attributes: Some(attributes),
+            headers: Some(Arc::new(info.headers.clone())),
+            at: asked_at,
+        };
+        self.settle_seen(id, link, seen)
+    }
+
+    pub(crate) fn remember_attributes(&self, id: &ObjectId, info: &ObjectInfo) -> Attributes {
+        let attributes = Attributes::read(&info.headers.metadata);
+        let ours = info
+            .headers
+            .metadata
+            .contains_key(crate::base::attributes::TRANSACTION);
+        if !ours && attributes != Attributes::default() {
+            self.foreign_attributes_seen.store(true, Ordering::Relaxed);
+        }
+        let Version {
+            etag,
+            size_bytes,
+            last_modified,
+            ..
+        } = &info.version;
+        self.attributes.insert(
+            id,
+            etag,
+            *size_bytes,
+            *last_modified,
+            attributes,
+            self.client.server_time(),
+        );
+        attributes
+    }
+
+    fn settle_seen(&self, id: &ObjectId, link: Link, seen: Seen) -> Node {
+        self.table()
+            .settle_object(id, link, seen, rt::wall_clock())
+            .clone()
+    }
+
+    pub(crate) fn settle_directory(&self, place: &DirectoryPlace, link: Link, seen_at: Instant) -> Node {
+        self.table()
+            .settle_directory(place, Some(link), seen_at, rt::wall_clock())
+            .clone()
+    }
+}
+
+/// Small objects whose ETag ends in `-1` may be symlinks: nothing but a look at them tells.
+pub(crate) fn may_be_special(object: &PageObject) -> bool {
+    object.etag.is_one_part() && object.size_bytes <= MAX_SYMLINK_BYTES
+}
+
+pub(crate) fn seen_in_listing(object: &PageObject, attributes: Option<Attributes>, at: Instant) -> Seen {
+    let version = Version {
+        etag: object.etag.clone(),
+        size_bytes: object.size_bytes,
+        version_id: None,
+        last_modified: object.last_modified,
+    };
+    let kind = attributes.as_ref().map_or(Kind::File, kind_of);
+    Seen {
+        version,
+        kind,
+        attributes,
+        headers: None,
+        at,
+    }
+}
+
+pub(crate) fn kind_of(attributes: &Attributes) -> Kind {
+    match attributes.mode {
+        Some(mode) if mode & libc::S_IFMT == libc::S_IFLNK => Kind::Symlink,
+        _ => Kind::File,
+    }
+}
+
+pub(crate) fn object_id(directory: &DirectoryPlace, file: &FileCandidate) -> ObjectId {
+    ObjectId::new(directory.bucket.clone(), file.key.as_str())
+}

@@ -1,0 +1,195 @@
+//! The namespace: which inode stands for which key, what directories hold, and what of it is known without asking.
+//!
+//! Difficulties, and who solves them:
+//! 1. An inode is a file, not a name, and never two versions of bytes ([`table`]).
+//! 2. A name may stand for an object, a directory, both, or neither; the answer must be cheap ([`lookup`]).
+//! 3. Directories of any size are read in pages, with what is local mixed in ([`directory`]).
+//! 4. What is seen of the bucket by accident keeps everything else honest ([`freshness`]).
+//! 5. Changes of the namespace are conditional on what is there ([`change`], [`rename`]).
+//! 6. Buckets are directories of a virtual root ([`buckets`]).
+
+pub mod buckets;
+pub mod change;
+pub mod directory;
+pub mod follow;
+pub mod freshness;
+pub mod lookup;
+pub mod node;
+pub mod rename;
+pub mod table;
+
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::mount_config::{AttributesMode, Source};
+use crate::base::names::DirectoryKey;
+use crate::base::object::ObjectId;
+use crate::cache::attributes::AttributeCache;
+use crate::cache::listings::Listings;
+use crate::plan::entries::{ListingOrder, PageObject};
+use crate::rt::{self, Instant};
+use crate::s3::Client;
+use crate::s3::capabilities::{Feature, Support};
+use node::{DirectoryPlace, Ino, Node, Place};
+use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use table::Table;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// What a directory's listing says of one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listed {
+    Object(PageObject),
+    Directory(DirectoryKey),
+}
+
+#[derive(Clone, Debug)]
+pub struct TreeSettings {
+    pub source: Source,
+    /// `None`: for ever.
+    pub metadata_ttl: Option<Duration>,
+    pub negative_ttl: Duration,
+    pub attributes: AttributesMode,
+    pub read_only: bool,
+    /// `mkdir` and `rmdir` at the root of all buckets create and delete buckets.
+    pub allow_bucket_changes: bool,
+    /// True where listings are known to show checksum algorithms (AWS).
+    pub listings_show_algorithms: bool,
+}
+
+/// Something that the kernel should forget, told from a thread of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Invalidation {
+    /// The name in this directory.
+    Entry { parent: Ino, name: String },
+    /// Attributes of this inode.
+    Attributes { ino: Ino },
+}
+
+/// The limit of entries in all cached listings together.
+const LISTING_CAPACITY_ENTRIES: usize = 400_000;
+// unwrap: the number is not zero, which the compiler checks.
+const ATTRIBUTE_CAPACITY: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
+
+pub struct Tree {
+    pub(crate) client: Client,
+    pub(crate) settings: TreeSettings,
+    table: Mutex<Table>,
+    pub(crate) listings: Listings<DirectoryPlace, Listed>,
+    pub(crate) attributes: AttributeCache,
+    buckets: buckets::BucketCache,
+    heat: lookup::Heat,
+    /// A listing has shown a checksum algorithm, so an object without the mark was not written by a tool of ours.
+    algorithms_seen: AtomicBool,
+    /// Another tool's attributes were seen on an unmarked object: marks prove nothing here.
+    foreign_attributes_seen: AtomicBool,
+    invalidations: UnboundedSender<Invalidation>,
+}
+
+impl Tree {
+    #[must_use]
+    pub fn new(
+        client: Client,
+        settings: TreeSettings,
+        invalidations: UnboundedSender<Invalidation>,
+    ) -> Arc<Self> {
+        let root = match &settings.source {
+            Source::Bucket { bucket, prefix } => Place::Directory(DirectoryPlace {
+                bucket: bucket.as_str().into(),
+                key: DirectoryKey::root(prefix),
+            }),
+            Source::AllBuckets => Place::Buckets,
+        };
+        Arc::new(Self {
+            client,
+            algorithms_seen: AtomicBool::new(settings.listings_show_algorithms),
+            foreign_attributes_seen: AtomicBool::new(false),
+            table: Mutex::new(Table::new(root, rt::now(), rt::wall_clock())),
+            listings: Listings::new(LISTING_CAPACITY_ENTRIES),
+            attributes: AttributeCache::new(ATTRIBUTE_CAPACITY),
+            buckets: buckets::BucketCache::default(),
+            heat: lookup::Heat::default(),
+            settings,
+            invalidations,
+        })
+    }
+
+    pub(crate) fn listing_order(&self) -> ListingOrder {
+        match self.client.capabilities().get(Feature::ListOrder) {
+            Support::Ignored | Support::Refused => ListingOrder::None,
+            Support::Honoured | Support::Unknown => ListingOrder::Bytes,
+        }
+    }
+
+    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
+        // Every change of the table is complete before anything that can panic.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// # Errors
+    /// `Stale` for a number that the kernel was told to forget.
+    pub fn node(&self, ino: Ino) -> Result<Node> {
+        self.table()
+            .get(ino)
+            .cloned()
+            .ok_or_else(|| Error::new(ErrorKind::Stale, "the inode is not known any more"))
+    }
+
+    /// # Errors
+    /// `NotDirectory`, or `Stale` when the inode is forgotten.
+    pub fn directory(&self, ino: Ino) -> Result<DirectoryPlace> {
+        match self.node(ino)?.place {
+            Place::Directory(place) => Ok(place),
+            Place::Buckets => Err(Error::new(ErrorKind::NotPermitted, "this is the list of buckets")),
+            Place::Object(id) => Err(Error::new(ErrorKind::NotDirectory, "not a directory").on(&id)),
+        }
+    }
+
+    /// The kernel drops `count` references.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        self.table().forget(ino, count);
+    }
+
+    /// True while something learned at `at` may still be believed.
+    pub(crate) fn is_fresh(&self, at: Instant) -> bool {
+        self.settings
+            .metadata_ttl
+            .is_none_or(|ttl| rt::now().duration_since(at) < ttl)
+    }
+
+    /// How long the kernel may believe what was learned at `at`.
+    #[must_use]
+    pub fn ttl_left(&self, at: Instant) -> Duration {
+        match self.settings.metadata_ttl {
+            None => Duration::from_hours(8760),
+            Some(ttl) => ttl.saturating_sub(rt::now().duration_since(at)),
+        }
+    }
+
+    pub(crate) fn invalidate(&self, what: Invalidation) {
+        // Nobody listens when there is no kernel (tests) or no longer one.
+        let _ = self.invalidations.send(what);
+    }
+
+    /// The object's name in its directory changed through this mount: listings follow.
+    pub(crate) fn relist(&self, node: &Node) {
+        let Some(link) = &node.link else { return };
+        let (Place::Object(id), Some(version)) = (&node.place, &node.version) else {
+            return;
+        };
+        self.listings
+            .insert(&link.parent, &link.name, Listed::Object(listed(id, version)));
+    }
+}
+
+fn listed(id: &ObjectId, version: &crate::base::object::Version) -> PageObject {
+    PageObject {
+        key: id.key.to_string(),
+        size_bytes: version.size_bytes,
+        etag: version.etag.clone(),
+        last_modified: version.last_modified,
+        // What this mount uploads carries the mark.
+        checksum_algorithm: Some("CRC32C".to_owned()),
+        storage_class: None,
+    }
+}

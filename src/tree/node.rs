@@ -1,0 +1,91 @@
+//! One inode: what it stands for and what is known of it.
+
+use crate::base::attributes::Attributes;
+use crate::base::names::DirectoryKey;
+use crate::base::object::{ETag, ObjectHeaders, ObjectId, Version};
+use crate::rt::Instant;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// The kernel's number of a file.
+pub type Ino = u64;
+
+/// FUSE's number of the root directory (`FUSE_ROOT_ID`, `linux/fuse.h`).
+pub const ROOT: Ino = 1;
+
+/// A directory of one bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DirectoryPlace {
+    pub bucket: Arc<str>,
+    pub key: DirectoryKey,
+}
+
+/// Where an inode's content is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The root of a mount of all buckets.
+    Buckets,
+    Directory(DirectoryPlace),
+    Object(ObjectId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    File,
+    Directory,
+    Symlink,
+}
+
+/// The name under which an inode was last found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub parent: DirectoryPlace,
+    pub name: Arc<str>,
+}
+
+/// A snapshot of an inode; changes go through the table.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub ino: Ino,
+    pub place: Place,
+    pub kind: Kind,
+    /// `None` for the root.
+    pub link: Option<Link>,
+    /// Of the object, or of a directory's marker; `None` while only this mount knows the file.
+    pub version: Option<Version>,
+    pub attributes: Attributes,
+    /// False: nobody has asked the object for its attributes yet.
+    pub attributes_known: bool,
+    /// As the object carried them when they were last seen.
+    pub headers: Option<Arc<ObjectHeaders>>,
+    /// When the bucket last confirmed this.
+    pub checked_at: Instant,
+    /// For what has no time of its own (directories without a marker).
+    pub first_seen: SystemTime,
+    pub link_target: Option<Arc<[u8]>>,
+    /// Open handles.
+    pub pins: u32,
+    /// Created here and not in the bucket yet.
+    pub local: bool,
+    /// No name leads here any more.
+    pub gone: bool,
+    /// Gone because this mount unlinked it or renamed something over it: what is unsent needs no sending. False for
+    /// an inode that somebody else's version displaced: its unsent data is a conflict, never dropped.
+    pub unlinked: bool,
+    /// The version that the kernel may hold pages of.
+    pub pages_of: Option<ETag>,
+    /// The last open met another version than was known.
+    pub surprised: bool,
+    pub(super) lookups: u64,
+}
+
+impl Node {
+    /// The object's address.
+    #[must_use]
+    pub fn object(&self) -> Option<&ObjectId> {
+        match &self.place {
+            Place::Object(id) => Some(id),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Mounts without a kernel, in one process with their store, on clocks that stand still.
+//!
+//! 1. Everything between the filesystem's methods and the store's disk is the real thing: the SDK and HTTP run over
+//!    in-memory connections ([`World::client_options`], [`dialer`]).
+//! 2. Time-outs, retries and cache lifetimes must cost nothing: each mount has a runtime of its own whose clock stands
+//!    still and jumps to the next timer when nothing else is left to do. A mount that nobody drives is frozen.
+//! 3. A crash must stop everything at once: dropping the runtime does.
+//! 4. A hang must fail and say where: [`Mount::run`] has a deadline on the mount's clock, and a watchdog on the real one
+//!    for what never yields.
+
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
+pub mod driver;
+pub mod random;
+pub mod remote;
+mod watchdog;
+
+use driver::Driver;
+use pailfs::base::attributes::MetadataFormat;
+use pailfs::base::limits::MIB;
+use pailfs::base::mount_config::{AttributesMode, Source};
+use pailfs::embedded::{Store, StoreOptions};
+use pailfs::fs::{Defaults, Fs, FsSettings};
+use pailfs::object::budget::Budget;
+use pailfs::object::file::FileContext;
+use pailfs::s3::{Capabilities, Client, ClientOptions, Dialer, StaticCredentials};
+use pailfs::spool::Spool;
+use pailfs::telemetry::Metrics;
+use pailfs::tree::{Tree, TreeSettings};
+use remote::Remote;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+pub const BUCKET: &str = "bucket";
+
+/// Bytes under way in each direction of one connection.
+const CONNECTION_BYTES: usize = 256 * 1024;
+/// On a mount's own clock: longer than any chain of time-outs.
+const DEADLINE: Duration = Duration::from_secs(3600);
+const NEGATIVE_TTL: Duration = Duration::from_secs(1);
+
+/// How the mounts of a test are set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub metadata_ttl: Duration,
+    pub stall_timeout: Duration,
+    pub memory_bytes: u64,
+    /// False: the endpoint is taken for S3 itself.
+    pub probing: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            metadata_ttl: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(30),
+            memory_bytes: 32 * MIB,
+            probing: false,
+        }
+    }
+}
+
+/// A store with one bucket, and the directory in which mounts keep their state.
+pub struct World {
+    pub store: Store,
+    pub options: Options,
+    /// Somebody else, on another machine, with a plain client.
+    pub remote: Remote,
+    state: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new(options: Options) -> Self {
+        let store = Store::open(StoreOptions::in_memory()).expect("a store in memory opens");
+        let remote = Remote::new(&store, client_options(&store, &options));
+        remote.create_bucket();
+        Self {
+            store,
+            options,
+            remote,
+            state: state_directory(),
+        }
+    }
+
+    pub fn state_dir(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// Mounts the bucket; what a crashed mount left behind is taken over first.
+    pub fn mount(&self) -> Mount {
+        self.mount_in(self.state.path().to_owned())
+    }
+
+    /// A mount on another machine: with a state directory of its own.
+    pub fn mount_elsewhere(&self, machine: &str) -> Mount {
+        self.mount_in(self.state.path().join(machine))
+    }
+
+    fn mount_in(&self, state_dir: PathBuf) -> Mount {
+        let runtime = paused_runtime();
+        let fs = runtime.block_on(set_up(&self.store, &self.options, state_dir.clone()));
+        Mount {
+            driver: Driver::new(fs.clone()),
+            fs,
+            runtime,
+            state_dir,
+        }
+    }
+}
+
+fn client_options(store: &Store, options: &Options) -> ClientOptions {
+    let of_store = store.options();
+    ClientOptions {
+        endpoint_url: Some("http://store.invalid".to_owned()),
+        region: Some(of_store.region.clone()),
+        credentials: Some(StaticCredentials {
+            access_key_id: of_store.access_key.clone(),
+            secret_access_key: of_store.secret_key.clone(),
+            session_token: None,
+        }),
+        stall_timeout: options.stall_timeout,
+        capabilities: if options.probing {
+            Capabilities::default()
+        } else {
+            Capabilities::s3()
+        },
+        ..ClientOptions::default()
+    }
+}
+
+/// In memory where the system has such a directory: the durable record waits for the disk again and again.
+fn state_directory() -> tempfile::TempDir {
+    let in_memory = Path::new("/dev/shm");
+    let made = if in_memory.is_dir() {
+        tempfile::tempdir_in(in_memory)
+    } else {
+        tempfile::tempdir()
+    };
+    made.expect("a directory for state")
+}
+
+pub fn paused_runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without threads")
+}
+
+/// Connections to the store that live in the caller's runtime, both ends of them.
+pub fn dialer(store: &Store) -> Dialer {
+    let store = store.clone();
+    Dialer::new(move || {
+        let (near, far) = tokio::io::duplex(CONNECTION_BYTES);
+        let store = store.clone();
+        tokio::spawn(async move { store.serve_connection(far).await });
+        async { Ok(near) }
+    })
+}
+
+/// As `pailfs mount` does it, but for the kernel.
+async fn set_up(store: &Store, options: &Options, state_dir: PathBuf) -> Arc<Fs> {
+    let metrics = Arc::new(Metrics::default());
+    let client = Client::with_dialer(client_options(store, options), metrics, dialer(store))
+        .await
+        .expect("valid options");
+    let (spool, leftovers) = Spool::open(&state_dir, "s3://bucket at test").expect("a state directory");
+    // Nobody listens: there is no kernel with caches.
+    let (invalidations, _) = mpsc::unbounded_channel();
+    let settings = TreeSettings {
+        source: Source::Bucket {
+            bucket: BUCKET.to_owned(),
+            prefix: String::new(),
+        },
+        metadata_ttl: Some(options.metadata_ttl),
+        negative_ttl: NEGATIVE_TTL,
+        attributes: AttributesMode::Auto,
+        read_only: false,
+        allow_bucket_changes: false,
+        listings_show_algorithms: !options.probing,
+    };
+    let tree = Tree::new(client.clone(), settings, invalidations);
+    let context = Arc::new(FileContext {
+        client,
+        budget: Budget::new(options.memory_bytes, options.stall_timeout),
+        spool: spool.clone(),
+        metadata_format: MetadataFormat::Aws,
+        stall_timeout: options.stall_timeout,
+    });
+    let fs_settings = FsSettings {
+        defaults: Defaults {
+            uid: 0,
+            gid: 0,
+            file_mode: 0o644,
+            dir_mode: 0o755,
+        },
+        read_only: false,
+        metadata_format: MetadataFormat::Aws,
+    };
+    let fs = Fs::new(tree, context, spool, fs_settings);
+    fs.recover(leftovers).await.expect("leftovers can be read");
+    fs
+}
+
+/// One mount and all its tasks.
+pub struct Mount {
+    pub driver: Driver,
+    pub fs: Arc<Fs>,
+    runtime: Runtime,
+    state_dir: PathBuf,
+}
+
+impl Mount {
+    /// Drives the mount until `operation` is done; `what` names it should it hang.
+    pub fn run<T>(&self, what: &str, operation: impl Future<Output = T>) -> T {
+        let _watched = watchdog::watch(what);
+        self.runtime.block_on(async {
+            tokio::time::timeout(DEADLINE, operation)
+                .await
+                .unwrap_or_else(|_| panic!("{what} hangs"))
+        })
+    }
+
+    /// Drives the mount for so long: `None` when `operation` was not done by then, and given up.
+    pub fn run_for<T>(
+        &self,
+        what: &str,
+        patience: Duration,
+        operation: impl Future<Output = T>,
+    ) -> Option<T> {
+        let _watched = watchdog::watch(what);
+        self.runtime
+            .block_on(async { tokio::time::timeout(patience, operation).await.ok() })
+    }
+
+    /// Lets the mount's clock and its background work go on.
+    pub fn sleep(&self, duration: Duration) {
+        self.run("sleeping", async { tokio::time::sleep(duration).await });
+    }
+
+    /// Ends the mount as a kill does: nothing is finished, nothing is said. The state directory stays.
+    pub fn crash(self) {
+        let Self {
+            driver, fs, runtime, ..
+        } = self;
+        let inside = runtime.enter();
+        drop(driver);
+        drop(fs);
+        drop(inside);
+        drop(runtime);
+    }
+
+    /// Ends the mount in order; returns what could not be sent.
+    pub fn unmount(self) -> Vec<String> {
+        let unsent = self.run("unmounting", async {
+            self.driver.forget_all();
+            self.fs.finish(|_| {}).await
+        });
+        self.crash();
+        unsent
+    }
+
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+}

@@ -1,0 +1,126 @@
+//! Somebody else who uses the bucket, with a plain S3 client; also how tests look at what the bucket really holds.
+
+use super::{BUCKET, dialer, paused_runtime};
+use pailfs::base::attributes::Attributes;
+use pailfs::base::checksum::Crc32c;
+use pailfs::base::error::ErrorKind;
+use pailfs::base::object::{Condition, ObjectHeaders, ObjectId, ObjectInfo};
+use pailfs::embedded::Store;
+use pailfs::s3::types::{GetRequest, ListRequest, PutRequest};
+use pailfs::s3::{Client, ClientOptions};
+use pailfs::telemetry::Metrics;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+
+/// An object as the bucket has it.
+#[derive(Clone)]
+pub struct Stored {
+    pub bytes: Vec<u8>,
+    pub info: ObjectInfo,
+}
+
+impl Stored {
+    pub fn attributes(&self) -> Attributes {
+        Attributes::read(&self.info.headers.metadata)
+    }
+}
+
+pub struct Remote {
+    client: Client,
+    runtime: Runtime,
+}
+
+impl Remote {
+    pub fn new(store: &Store, options: ClientOptions) -> Self {
+        let runtime = paused_runtime();
+        let client = Client::with_dialer(options, Arc::new(Metrics::default()), dialer(store));
+        let client = runtime.block_on(client).expect("valid options");
+        Self { client, runtime }
+    }
+
+    pub fn create_bucket(&self) {
+        self.runtime
+            .block_on(self.client.create_bucket(BUCKET))
+            .expect("a new bucket");
+    }
+
+    pub fn put(&self, key: &str, bytes: &[u8]) {
+        self.put_with(key, bytes, ObjectHeaders::default());
+    }
+
+    pub fn put_with(&self, key: &str, bytes: &[u8], headers: ObjectHeaders) {
+        let request = PutRequest {
+            id: ObjectId::new(BUCKET, key),
+            body: bytes::Bytes::copy_from_slice(bytes).into(),
+            checksum: Crc32c::of(bytes),
+            condition: Condition::None,
+            headers,
+        };
+        self.runtime
+            .block_on(self.client.put(&request))
+            .expect("an object is put");
+    }
+
+    pub fn delete(&self, key: &str) {
+        let id = ObjectId::new(BUCKET, key);
+        self.runtime
+            .block_on(self.client.delete(&id, None))
+            .expect("an object is deleted");
+    }
+
+    pub fn get(&self, key: &str) -> Option<Stored> {
+        let request = GetRequest {
+            id: ObjectId::new(BUCKET, key),
+            range: None,
+            if_match: None,
+            version_id: None,
+        };
+        self.runtime.block_on(async {
+            let mut reply = match self.client.get(&request).await {
+                Ok(reply) => reply,
+                Err(error) if error.kind() == ErrorKind::NotFound => return None,
+                Err(error) => panic!("{key}: {error:?}"),
+            };
+            let mut bytes = Vec::new();
+            while let Some(piece) = reply.body.next().await.expect("a body") {
+                bytes.extend_from_slice(&piece);
+            }
+            Some(Stored {
+                bytes,
+                info: reply.info,
+            })
+        })
+    }
+
+    pub fn keys(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        let mut request = ListRequest {
+            bucket: BUCKET.into(),
+            prefix: String::new(),
+            by_directory: false,
+            start_after: None,
+            continuation: None,
+            max_keys: 1_000,
+        };
+        loop {
+            let page = self
+                .runtime
+                .block_on(self.client.list(&request))
+                .expect("a listing");
+            keys.extend(page.objects.into_iter().map(|object| object.key));
+            match page.continuation {
+                Some(next) => request.continuation = Some(next),
+                None => return keys,
+            }
+        }
+    }
+
+    /// Everything that the bucket holds.
+    pub fn snapshot(&self) -> BTreeMap<String, Stored> {
+        self.keys()
+            .into_iter()
+            .filter_map(|key| self.get(&key).map(|stored| (key, stored)))
+            .collect()
+    }
+}

@@ -1,0 +1,230 @@
+//! The filesystem against a reference in memory, over the real SDK and the real store, by random operations.
+//!
+//! A failure prints the seed. `PAILFS_MODEL_SEED=7` runs that seed only, `PAILFS_MODEL_STEPS=10000` more steps of each.
+//! Clocks stand still: hours of time-outs and cache lifetimes pass in seconds.
+
+mod generate;
+#[path = "../in_process/mod.rs"]
+mod in_process;
+mod operation;
+mod races;
+mod reference;
+mod regressions;
+mod simulation;
+
+use generate::Generator;
+use in_process::Options;
+use pailfs::embedded::Operation as Request;
+use pailfs::tree::node::Kind;
+use simulation::{LONG, Simulation};
+
+/// What happens beside plain operations, each once in so many steps; 0: never.
+#[derive(Clone, Copy, Default)]
+struct Mix {
+    machines: usize,
+    remote_changes: usize,
+    lost_replies: usize,
+    crashes: usize,
+    crashes_inside: usize,
+    unmounts: usize,
+    races: usize,
+    probing: bool,
+}
+
+fn seeds(default: &[u64]) -> Vec<u64> {
+    match std::env::var("PAILFS_MODEL_SEED") {
+        Ok(seed) => vec![seed.parse().expect("PAILFS_MODEL_SEED is a number")],
+        Err(_) => default.to_vec(),
+    }
+}
+
+fn steps(default: usize) -> usize {
+    match std::env::var("PAILFS_MODEL_STEPS") {
+        Ok(steps) => steps.parse().expect("PAILFS_MODEL_STEPS is a number"),
+        Err(_) => default,
+    }
+}
+
+fn run(mix: Mix, default_seeds: &[u64], default_steps: usize) {
+    for seed in seeds(default_seeds) {
+        println!("PAILFS_MODEL_SEED={seed}");
+        let options = Options {
+            probing: mix.probing,
+            ..Options::default()
+        };
+        let mut simulation = Simulation::new(seed, mix.machines, options);
+        let mut generator = Generator::new(8, mix.machines == 1);
+        for _ in 0..steps(default_steps) {
+            simulation.begin_step();
+            step(&mut simulation, &mut generator, mix);
+        }
+        for machine in 0..mix.machines {
+            simulation.unmount(machine);
+        }
+        for machine in 0..mix.machines {
+            simulation.wait_for_caches();
+            simulation.compare_tree(machine);
+        }
+    }
+}
+
+fn step(simulation: &mut Simulation, generator: &mut Generator, mix: Mix) {
+    let machine = simulation.random.below(mix.machines);
+    let mut now = |one_in: usize| one_in > 0 && simulation.random.one_in(one_in);
+    if now(mix.crashes) {
+        return simulation.crash(machine);
+    }
+    if now(mix.unmounts) {
+        return simulation.unmount(machine);
+    }
+    if now(mix.races) {
+        return races::meet(simulation, machine);
+    }
+    if now(mix.remote_changes) {
+        return change_remotely(simulation);
+    }
+    if now(150) {
+        simulation.compare_bucket();
+        simulation.switch_to(machine);
+        return simulation.compare_tree(machine);
+    }
+    if now(60) {
+        let pause = LONG.mul_f64(simulation.random.below(100) as f64 / 100.0);
+        simulation.note(format!("machine-{machine} sleeps for {pause:?}"));
+        return simulation.machines[machine].mount().sleep(pause);
+    }
+    let cut_off = now(mix.crashes_inside);
+    let lossy = now(mix.lost_replies);
+    let operation = generator.next(&mut simulation.random, &simulation.reference, machine);
+    if meets_others(simulation, mix, machine, &operation) {
+        return;
+    }
+    if cut_off && !Generator::paths_of(&operation).is_empty() && !opens(&operation) {
+        let nth = simulation.random.within(1..8) as u64;
+        return simulation.crash_during(machine, &operation, nth);
+    }
+    if lossy {
+        let mutations = [
+            Request::Put,
+            Request::Put,
+            Request::Copy,
+            Request::Delete,
+            Request::CreateUpload,
+            Request::UploadPart,
+            Request::Complete,
+        ];
+        let request = mutations[simulation.random.below(mutations.len())];
+        let nth = simulation.random.within(1..3) as u64;
+        return simulation.both_losing_a_reply(machine, &operation, request, nth);
+    }
+    let _ = simulation.both(machine, &operation);
+}
+
+fn opens(operation: &operation::Operation) -> bool {
+    matches!(operation, operation::Operation::Open { .. })
+}
+
+fn meets_others(simulation: &Simulation, mix: Mix, machine: usize, operation: &operation::Operation) -> bool {
+    Generator::meets_others(&simulation.reference, mix.machines, machine, operation)
+}
+
+/// A change of the bucket that every mount learns of in its own time; nothing that anybody has open.
+fn change_remotely(simulation: &mut Simulation) {
+    let machines = simulation.machines.len();
+    let path = Generator::path(&mut simulation.random, &simulation.reference, 0);
+    let used = (0..machines).any(|machine| {
+        simulation.reference.is_in_use(machine, &path)
+            || simulation
+                .reference
+                .paths_in_use(machine)
+                .iter()
+                .any(|used| reference::is_below(&path, used))
+    });
+    if used {
+        return;
+    }
+    // So that what was emptied a moment ago has its marker.
+    simulation.wait_for_caches();
+    let kind = simulation.reference.kind(0, &path);
+    if kind == Some(Kind::File) && simulation.may_vanish(&path) && simulation.random.one_in(3) {
+        simulation.remote_delete(&path);
+    } else if kind == Some(Kind::File) || kind.is_none() && parents_are_directories(simulation, &path) {
+        simulation.remote_put(&path);
+    }
+    simulation.wait_for_caches();
+}
+
+fn parents_are_directories(simulation: &Simulation, path: &str) -> bool {
+    path.match_indices('/').all(|(at, _)| {
+        matches!(
+            simulation.reference.kind(0, &path[..at]),
+            None | Some(Kind::Directory)
+        )
+    })
+}
+
+#[test]
+fn one_mount_behaves_as_the_reference() {
+    let mix = Mix {
+        machines: 1,
+        unmounts: 300,
+        ..Mix::default()
+    };
+    run(mix, &[1, 2, 3], 500);
+}
+
+#[test]
+fn two_mounts_and_another_tool_see_each_others_changes() {
+    let mix = Mix {
+        machines: 2,
+        remote_changes: 12,
+        unmounts: 200,
+        ..Mix::default()
+    };
+    run(mix, &[11, 12], 400);
+}
+
+#[test]
+fn lost_replies_change_nothing() {
+    let mix = Mix {
+        machines: 1,
+        lost_replies: 2,
+        ..Mix::default()
+    };
+    run(mix, &[21, 22], 400);
+}
+
+#[test]
+fn a_crash_loses_what_was_not_committed_and_nothing_else() {
+    let mix = Mix {
+        machines: 2,
+        remote_changes: 40,
+        crashes: 25,
+        crashes_inside: 6,
+        ..Mix::default()
+    };
+    run(mix, &[31, 32], 300);
+}
+
+#[test]
+fn caches_and_open_files_never_win_against_the_bucket() {
+    let mix = Mix {
+        machines: 1,
+        races: 3,
+        ..Mix::default()
+    };
+    run(mix, &[41, 42], 150);
+}
+
+#[test]
+fn an_endpoint_that_has_to_be_probed_behaves_the_same() {
+    let mix = Mix {
+        machines: 1,
+        remote_changes: 20,
+        crashes: 60,
+        races: 30,
+        probing: true,
+        ..Mix::default()
+    };
+    run(mix, &[51], 300);
+}

@@ -1,0 +1,312 @@
+//! The operations that a program can ask for, as values: carried out on a mount here, and on the reference elsewhere.
+
+use crate::in_process::driver::{Descriptor, Driver, Outcome};
+use pailfs::tree::node::Kind;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::time::SystemTime;
+
+/// A handle's number in the test.
+pub type HandleId = u64;
+
+#[derive(Clone)]
+pub enum Operation {
+    Open {
+        handle: HandleId,
+        path: String,
+        flags: i32,
+    },
+    Read {
+        handle: HandleId,
+        offset: usize,
+        len: usize,
+    },
+    Write {
+        handle: HandleId,
+        offset: usize,
+        data: Vec<u8>,
+    },
+    TruncateHandle {
+        handle: HandleId,
+        size: usize,
+    },
+    Flush {
+        handle: HandleId,
+    },
+    Sync {
+        handle: HandleId,
+    },
+    StatHandle {
+        handle: HandleId,
+    },
+    Close {
+        handle: HandleId,
+    },
+    ReadFile {
+        path: String,
+    },
+    /// Open for writing with `flags`, write at the beginning, close.
+    WriteFile {
+        path: String,
+        flags: i32,
+        data: Vec<u8>,
+    },
+    Truncate {
+        path: String,
+        size: usize,
+    },
+    Chmod {
+        path: String,
+        mode: u32,
+    },
+    SetTime {
+        path: String,
+        mtime: SystemTime,
+    },
+    Stat {
+        path: String,
+    },
+    List {
+        path: String,
+        with_attributes: bool,
+    },
+    Unlink {
+        path: String,
+    },
+    Mkdir {
+        path: String,
+    },
+    Rmdir {
+        path: String,
+    },
+    Rename {
+        from: String,
+        to: String,
+        no_replace: bool,
+    },
+    Symlink {
+        path: String,
+        target: String,
+    },
+    Readlink {
+        path: String,
+    },
+}
+
+/// What an operation answers.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Value {
+    Nothing,
+    Bytes(Vec<u8>),
+    Names(BTreeMap<String, Kind>),
+    Text(String),
+    /// `mtime`: `None` where it is not determined.
+    Stat {
+        kind: Kind,
+        size: usize,
+        mode: u32,
+        mtime: Option<SystemTime>,
+    },
+}
+
+impl Value {
+    /// True when `self`, the mount's, is what the reference expects.
+    pub fn is_as_expected(&self, expected: &Self) -> bool {
+        match (self, expected) {
+            (
+                Self::Stat { kind, size, mode, .. },
+                Self::Stat {
+                    kind: k,
+                    size: s,
+                    mode: m,
+                    mtime: None,
+                },
+            ) => (kind, size, mode) == (k, s, m),
+            _ => self == expected,
+        }
+    }
+}
+
+pub type Descriptors = RefCell<HashMap<HandleId, Descriptor>>;
+
+/// Carries out an operation on a mount.
+pub async fn execute(driver: &Driver, descriptors: &Descriptors, operation: &Operation) -> Outcome<Value> {
+    // Taken out while it is in use, so that no borrow lasts across a wait.
+    let take = |handle: &HandleId| {
+        descriptors
+            .borrow_mut()
+            .remove(handle)
+            .expect("the reference has the handle too")
+    };
+    let put = |handle: &HandleId, descriptor: Descriptor| {
+        descriptors.borrow_mut().insert(*handle, descriptor);
+    };
+    let nothing = |outcome: Outcome<()>| outcome.map(|()| Value::Nothing);
+    match operation {
+        Operation::Open { handle, path, flags } => {
+            let descriptor = driver.open(path, *flags, 0o644).await?;
+            put(handle, descriptor);
+            Ok(Value::Nothing)
+        }
+        Operation::Read { handle, offset, len } => {
+            let descriptor = take(handle);
+            let read = driver.read(&descriptor, *offset, *len).await;
+            put(handle, descriptor);
+            read.map(Value::Bytes)
+        }
+        Operation::Write { handle, offset, data } => {
+            let descriptor = take(handle);
+            let written = driver.write(&descriptor, *offset, data).await;
+            put(handle, descriptor);
+            nothing(written)
+        }
+        Operation::TruncateHandle { handle, size } => {
+            let descriptor = take(handle);
+            let truncated = driver.ftruncate(&descriptor, *size).await;
+            put(handle, descriptor);
+            nothing(truncated)
+        }
+        Operation::Flush { handle } => {
+            let descriptor = take(handle);
+            let flushed = driver.flush(&descriptor).await;
+            put(handle, descriptor);
+            nothing(flushed)
+        }
+        Operation::Sync { handle } => {
+            let descriptor = take(handle);
+            let synced = driver.fsync(&descriptor).await;
+            put(handle, descriptor);
+            nothing(synced)
+        }
+        Operation::StatHandle { handle } => {
+            let descriptor = take(handle);
+            let attr = driver.fstat(&descriptor).await;
+            put(handle, descriptor);
+            attr.map(stat)
+        }
+        Operation::Close { handle } => {
+            let descriptor = take(handle);
+            nothing(driver.close(descriptor).await)
+        }
+        by_path => execute_by_path(driver, by_path).await,
+    }
+}
+
+async fn execute_by_path(driver: &Driver, operation: &Operation) -> Outcome<Value> {
+    let nothing = |outcome: Outcome<()>| outcome.map(|()| Value::Nothing);
+    match operation {
+        Operation::ReadFile { path } => driver.read_file(path).await.map(Value::Bytes),
+        Operation::WriteFile { path, flags, data } => nothing(driver.write_file(path, *flags, data).await),
+        Operation::Truncate { path, size } => nothing(driver.truncate(path, *size).await),
+        Operation::Chmod { path, mode } => nothing(driver.chmod(path, *mode).await),
+        Operation::SetTime { path, mtime } => nothing(driver.set_mtime(path, *mtime).await),
+        Operation::Stat { path } => driver.stat(path).await.map(stat),
+        Operation::List {
+            path,
+            with_attributes,
+        } => driver.list(path, *with_attributes).await.map(Value::Names),
+        Operation::Unlink { path } => nothing(driver.unlink(path).await),
+        Operation::Mkdir { path } => nothing(driver.mkdir(path, 0o755).await),
+        Operation::Rmdir { path } => nothing(driver.rmdir(path).await),
+        Operation::Rename { from, to, no_replace } => nothing(driver.rename(from, to, *no_replace).await),
+        Operation::Symlink { path, target } => nothing(driver.symlink(path, target).await),
+        Operation::Readlink { path } => driver.readlink(path).await.map(Value::Text),
+        _ => unreachable!("operations on handles are carried out above"),
+    }
+}
+
+fn stat(attr: pailfs::fs::attr::Attr) -> Value {
+    // What sizes directories and symlinks have is nobody's business here.
+    let size = if attr.kind == Kind::File {
+        attr.size_bytes as usize
+    } else {
+        0
+    };
+    Value::Stat {
+        kind: attr.kind,
+        size,
+        mode: attr.mode & 0o7777,
+        mtime: Some(attr.mtime),
+    }
+}
+
+impl fmt::Debug for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open { handle, path, flags } => write!(f, "open #{handle} {path:?} {}", flag_names(*flags)),
+            Self::Read { handle, offset, len } => write!(f, "read #{handle} {offset}+{len}"),
+            Self::Write { handle, offset, data } => write!(f, "write #{handle} {offset}+{}", data.len()),
+            Self::TruncateHandle { handle, size } => write!(f, "ftruncate #{handle} {size}"),
+            Self::Flush { handle } => write!(f, "flush #{handle}"),
+            Self::Sync { handle } => write!(f, "fsync #{handle}"),
+            Self::StatHandle { handle } => write!(f, "fstat #{handle}"),
+            Self::Close { handle } => write!(f, "close #{handle}"),
+            Self::ReadFile { path } => write!(f, "read file {path:?}"),
+            Self::WriteFile { path, flags, data } => {
+                write!(
+                    f,
+                    "write file {path:?} {} {} bytes",
+                    flag_names(*flags),
+                    data.len()
+                )
+            }
+            Self::Truncate { path, size } => write!(f, "truncate {path:?} {size}"),
+            Self::Chmod { path, mode } => write!(f, "chmod {path:?} {mode:o}"),
+            Self::SetTime { path, .. } => write!(f, "utimens {path:?}"),
+            Self::Stat { path } => write!(f, "stat {path:?}"),
+            Self::List {
+                path,
+                with_attributes,
+            } => write!(f, "list {path:?} plus={with_attributes}"),
+            Self::Unlink { path } => write!(f, "unlink {path:?}"),
+            Self::Mkdir { path } => write!(f, "mkdir {path:?}"),
+            Self::Rmdir { path } => write!(f, "rmdir {path:?}"),
+            Self::Rename { from, to, no_replace } => {
+                write!(f, "rename {from:?} {to:?} noreplace={no_replace}")
+            }
+            Self::Symlink { path, target } => write!(f, "symlink {path:?} -> {target:?}"),
+            Self::Readlink { path } => write!(f, "readlink {path:?}"),
+        }
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("ok"),
+            Self::Bytes(bytes) => {
+                let sum = pailfs::base::checksum::Crc32c::of(bytes);
+                write!(f, "{} bytes ({sum:?})", bytes.len())
+            }
+            Self::Names(names) => write!(f, "{names:?}"),
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Stat {
+                kind,
+                size,
+                mode,
+                mtime,
+            } => write!(f, "{kind:?} {size} bytes {mode:o} {mtime:?}"),
+        }
+    }
+}
+
+fn flag_names(flags: i32) -> String {
+    let access = match flags & libc::O_ACCMODE {
+        libc::O_RDONLY => "RDONLY",
+        libc::O_WRONLY => "WRONLY",
+        _ => "RDWR",
+    };
+    let mut text = access.to_owned();
+    for (flag, name) in [
+        (libc::O_CREAT, "CREAT"),
+        (libc::O_EXCL, "EXCL"),
+        (libc::O_TRUNC, "TRUNC"),
+        (libc::O_APPEND, "APPEND"),
+    ] {
+        if flags & flag != 0 {
+            text = format!("{text}|{name}");
+        }
+    }
+    text
+}

@@ -1,0 +1,458 @@
+//! Meetings: somebody changes an object while a mount believes its caches or has the file open.
+//!
+//! What must hold without any waiting: an open sees the newest version; operations on a path act on what is there now;
+//! a commit never overwrites what it did not start from; a handle reads one version, or says that it is gone.
+//!
+//! Where the answer depends on which of two things the store saw first, in whole seconds, both answers are allowed, but
+//! only with the state of the bucket that belongs to them.
+
+use super::operation::{Operation, Value};
+use super::reference::{Entry, parent_of};
+use super::simulation::{Simulation, errno_name};
+use crate::in_process::driver::Outcome;
+
+const HANDLE: u64 = 1;
+
+fn unused(simulation: &Simulation, path: &str) -> bool {
+    (0..simulation.machines.len()).all(|machine| !simulation.reference.is_in_use(machine, path))
+}
+
+fn some_file(simulation: &mut Simulation) -> Option<String> {
+    let files: Vec<String> = simulation
+        .reference
+        .bucket
+        .iter()
+        .filter(|(path, entry)| matches!(entry, Entry::File(_)) && unused(simulation, path))
+        .map(|(path, _)| path.clone())
+        .collect();
+    simulation.random.pick(&files).cloned()
+}
+
+fn some_directory(simulation: &mut Simulation) -> String {
+    let directories: Vec<String> = simulation
+        .reference
+        .bucket
+        .iter()
+        .filter(|(_, entry)| **entry == Entry::Directory)
+        .map(|(path, _)| path.clone())
+        .collect();
+    simulation.random.pick(&directories).cloned().unwrap_or_default()
+}
+
+/// A name that nothing has.
+fn fresh_name(simulation: &mut Simulation, directory: &str) -> String {
+    loop {
+        let name = format!("new{}", simulation.random.below(100_000));
+        let path = if directory.is_empty() {
+            name
+        } else {
+            format!("{directory}/{name}")
+        };
+        if !simulation.reference.bucket.contains_key(&path) && unused(simulation, &path) {
+            return path;
+        }
+    }
+}
+
+/// Makes the mount believe something about a path.
+fn warm_up(simulation: &mut Simulation, machine: usize, path: &str) {
+    for _ in 0..simulation.random.below(3) {
+        let operation = match simulation.random.below(4) {
+            0 => Operation::Stat {
+                path: path.to_owned(),
+            },
+            1 => Operation::List {
+                path: parent_of(path).to_owned(),
+                with_attributes: true,
+            },
+            2 => Operation::List {
+                path: parent_of(path).to_owned(),
+                with_attributes: false,
+            },
+            _ => Operation::ReadFile {
+                path: path.to_owned(),
+            },
+        };
+        let _ = simulation.both(machine, &operation);
+    }
+}
+
+fn expect(simulation: &Simulation, what: &str, outcome: &Outcome<Value>, allowed: &[Outcome<Value>]) {
+    if !allowed.contains(outcome) {
+        let shown = |outcome: &Outcome<Value>| outcome.clone().map_err(errno_name);
+        let allowed: Vec<_> = allowed.iter().map(shown).collect();
+        simulation.fail(&format!("{what}: {:?} is none of {allowed:?}", shown(outcome)));
+    }
+}
+
+/// One meeting of `machine` with somebody else.
+pub fn meet(simulation: &mut Simulation, machine: usize) {
+    simulation.wait_for_caches();
+    match simulation.random.below(6) {
+        0 | 1 => overwritten(simulation, machine),
+        2 => deleted(simulation, machine),
+        3 => created(simulation, machine),
+        4 => overwritten_while_open(simulation, machine),
+        _ => directory_filled(simulation, machine),
+    }
+    simulation.wait_for_caches();
+    simulation.compare_bucket();
+    simulation.compare_tree(machine);
+}
+
+/// Operations on a path whose object was replaced behind the mount's back: as if the mount had known.
+fn overwritten(simulation: &mut Simulation, machine: usize) {
+    let Some(path) = some_file(simulation) else { return };
+    warm_up(simulation, machine, &path);
+    let theirs = simulation.remote_put(&path);
+    let len = simulation.random.below(3_000);
+    let data = simulation.random.bytes(len);
+    let to = fresh_name(simulation, parent_of(&path));
+    let operation = match simulation.random.below(9) {
+        0 => Operation::ReadFile { path },
+        1 => Operation::Unlink { path },
+        2 => Operation::Rename {
+            from: path,
+            to,
+            no_replace: false,
+        },
+        3 => Operation::Rename {
+            from: path,
+            to,
+            no_replace: true,
+        },
+        4 => Operation::WriteFile {
+            path,
+            flags: libc::O_APPEND,
+            data,
+        },
+        5 => Operation::Truncate {
+            path,
+            size: theirs.len() / 2,
+        },
+        6 => Operation::Chmod { path, mode: 0o600 },
+        7 => Operation::WriteFile { path, flags: 0, data },
+        _ => return write_truncating(simulation, machine, path, data),
+    };
+    let _ = simulation.both(machine, &operation);
+}
+
+/// O_TRUNC over a version that is newer than what the mount knew, but older than the open: ours, unless the store's
+/// clock (whole seconds) cannot tell.
+fn write_truncating(simulation: &mut Simulation, machine: usize, path: String, data: Vec<u8>) {
+    let flags = libc::O_TRUNC
+        | if simulation.random.one_in(2) {
+            libc::O_CREAT
+        } else {
+            0
+        };
+    let operation = Operation::WriteFile { path, flags, data };
+    let outcome = simulation.execute(machine, &operation);
+    expect(
+        simulation,
+        "O_TRUNC over a newer object",
+        &outcome,
+        &[Ok(Value::Nothing), Err(libc::ESTALE)],
+    );
+    if outcome.is_ok() {
+        let _ = simulation.reference.apply(machine, &operation);
+    }
+}
+
+/// Operations on a path whose object was deleted behind the mount's back.
+fn deleted(simulation: &mut Simulation, machine: usize) {
+    let Some(path) = some_file(simulation).filter(|path| simulation.may_vanish(path)) else {
+        return;
+    };
+    warm_up(simulation, machine, &path);
+    simulation.remote_delete(&path);
+    let len = simulation.random.within(1..3_000);
+    let data = simulation.random.bytes(len);
+    let to = fresh_name(simulation, parent_of(&path));
+    let operation = match simulation.random.below(8) {
+        0 => Operation::ReadFile { path },
+        1 => Operation::Unlink { path },
+        2 => Operation::Rename {
+            from: path,
+            to,
+            no_replace: false,
+        },
+        3 => Operation::WriteFile {
+            path,
+            flags: libc::O_APPEND,
+            data,
+        },
+        4 => Operation::Truncate { path, size: 10 },
+        5 => Operation::Chmod { path, mode: 0o600 },
+        6 => Operation::Rename {
+            from: path,
+            to,
+            no_replace: true,
+        },
+        _ => {
+            // With O_CREAT the name may be taken again; a mount that notices only at the commit may refuse.
+            let created = path.clone();
+            let operation = Operation::WriteFile {
+                path,
+                flags: libc::O_CREAT | libc::O_TRUNC,
+                data,
+            };
+            let outcome = simulation.execute(machine, &operation);
+            let allowed = [Ok(Value::Nothing), Err(libc::ESTALE), Err(libc::ENOENT)];
+            expect(simulation, "O_TRUNC over a deleted object", &outcome, &allowed);
+            if outcome.is_ok() {
+                let _ = simulation.reference.apply(machine, &operation);
+                if let Some(Entry::File(file)) = simulation.reference.bucket.get_mut(&created) {
+                    // A new file, or the old one's successor with what it had.
+                    file.mode = None;
+                }
+            }
+            return;
+        }
+    };
+    let outcome = simulation.execute(machine, &operation);
+    expect(
+        simulation,
+        "an operation on a deleted object",
+        &outcome,
+        &[Err(libc::ENOENT)],
+    );
+}
+
+/// Creating what somebody else has created a moment ago: their object stays, and the loser is told.
+fn created(simulation: &mut Simulation, machine: usize) {
+    let directory = some_directory(simulation);
+    let path = fresh_name(simulation, &directory);
+    if simulation.random.one_in(2) {
+        let _ = simulation.both(
+            machine,
+            &Operation::List {
+                path: directory,
+                with_attributes: true,
+            },
+        );
+    }
+    let _ = simulation.both(machine, &Operation::Stat { path: path.clone() });
+    simulation.remote_put(&path);
+    let len = simulation.random.within(1..3_000);
+    let data = simulation.random.bytes(len);
+    let source = some_file(simulation).filter(|source| *source != path);
+    let (operation, allowed) = match simulation.random.below(5) {
+        0 => {
+            let flags = libc::O_CREAT | libc::O_EXCL;
+            (
+                Operation::WriteFile { path, flags, data },
+                vec![Err(libc::EEXIST)],
+            )
+        }
+        1 => {
+            // A mount that had nothing to believe has looked, and writes into their file.
+            let operation = Operation::WriteFile {
+                path,
+                flags: libc::O_CREAT,
+                data,
+            };
+            let outcome = simulation.execute(machine, &operation);
+            let allowed = [Ok(Value::Nothing), Err(libc::ESTALE), Err(libc::EEXIST)];
+            expect(
+                simulation,
+                "O_CREAT of what another has created",
+                &outcome,
+                &allowed,
+            );
+            if outcome.is_ok() {
+                let _ = simulation.reference.apply(machine, &operation);
+            }
+            return;
+        }
+        2 => return write_truncating(simulation, machine, path, data),
+        3 => (
+            Operation::Symlink {
+                path,
+                target: "target".to_owned(),
+            },
+            vec![Err(libc::EEXIST)],
+        ),
+        _ => {
+            let Some(from) = source else { return };
+            if simulation.random.one_in(2) {
+                let operation = Operation::Rename {
+                    from,
+                    to: path,
+                    no_replace: false,
+                };
+                let _ = simulation.both(machine, &operation);
+                return;
+            }
+            (
+                Operation::Rename {
+                    from,
+                    to: path,
+                    no_replace: true,
+                },
+                vec![Err(libc::EEXIST)],
+            )
+        }
+    };
+    let outcome = simulation.execute(machine, &operation);
+    expect(
+        simulation,
+        "creating what another has created",
+        &outcome,
+        &allowed,
+    );
+}
+
+/// A file that is open while another version takes its place.
+fn overwritten_while_open(simulation: &mut Simulation, machine: usize) {
+    let Some(path) = some_file(simulation) else { return };
+    let old = simulation.reference.bytes(machine, &path).unwrap_or_default();
+    let writes = simulation.random.one_in(2);
+    let flags = if writes { libc::O_RDWR } else { libc::O_RDONLY };
+    if simulation
+        .execute(
+            machine,
+            &Operation::Open {
+                handle: HANDLE,
+                path: path.clone(),
+                flags,
+            },
+        )
+        .is_err()
+    {
+        simulation.fail("the file cannot be opened");
+    }
+    if simulation.random.one_in(2) {
+        let read = simulation.execute(
+            machine,
+            &Operation::Read {
+                handle: HANDLE,
+                offset: 0,
+                len: 100,
+            },
+        );
+        expect(
+            simulation,
+            "a read",
+            &read,
+            &[Ok(Value::Bytes(old[..old.len().min(100)].to_vec()))],
+        );
+    }
+    let written = writes && simulation.random.one_in(2);
+    let mut mine = old.clone();
+    let data = simulation.random.bytes(50);
+    if written {
+        overwrite(simulation, machine, &mut mine, &data);
+    }
+    simulation.remote_put(&path);
+    if !written && simulation.random.one_in(3) {
+        // The newest version, though this mount has an older one open.
+        let _ = simulation.both(machine, &Operation::ReadFile { path: path.clone() });
+    }
+    let offset = simulation.random.below(old.len() + 1);
+    let read = simulation.execute(
+        machine,
+        &Operation::Read {
+            handle: HANDLE,
+            offset,
+            len: usize::MAX,
+        },
+    );
+    let expected = Ok(Value::Bytes(mine[offset..].to_vec()));
+    expect(
+        simulation,
+        "a read of a replaced version",
+        &read,
+        &[expected, Err(libc::ESTALE)],
+    );
+    let changes = written || (writes && simulation.random.one_in(2));
+    if changes && !written {
+        overwrite(simulation, machine, &mut mine, &data);
+    }
+    if !changes {
+        let closed = simulation.execute(machine, &Operation::Close { handle: HANDLE });
+        return expect(
+            simulation,
+            "closing what was only read",
+            &closed,
+            &[Ok(Value::Nothing)],
+        );
+    }
+    let synced = simulation.execute(machine, &Operation::Sync { handle: HANDLE });
+    expect(
+        simulation,
+        "committing over a newer object",
+        &synced,
+        &[Err(libc::ESTALE)],
+    );
+    if simulation.random.one_in(2) {
+        // What is written after that has no place in the bucket either, and must not be called safe.
+        let again = simulation.random.bytes(20);
+        overwrite(simulation, machine, &mut mine, &again);
+        let closed = simulation.execute(machine, &Operation::Close { handle: HANDLE });
+        expect(
+            simulation,
+            "closing a lost file with new data",
+            &closed,
+            &[Err(libc::ESTALE)],
+        );
+    } else {
+        let closed = simulation.execute(machine, &Operation::Close { handle: HANDLE });
+        expect(
+            simulation,
+            "closing a lost file",
+            &closed,
+            &[Ok(Value::Nothing), Err(libc::ESTALE)],
+        );
+    }
+}
+
+fn overwrite(simulation: &mut Simulation, machine: usize, mine: &mut Vec<u8>, data: &[u8]) {
+    let operation = Operation::Write {
+        handle: HANDLE,
+        offset: 0,
+        data: data.to_vec(),
+    };
+    let written = simulation.execute(machine, &operation);
+    expect(simulation, "a write", &written, &[Ok(Value::Nothing)]);
+    if mine.len() < data.len() {
+        mine.resize(data.len(), 0);
+    }
+    mine[..data.len()].copy_from_slice(data);
+}
+
+/// A directory that a mount knows as empty is not.
+fn directory_filled(simulation: &mut Simulation, machine: usize) {
+    let path = fresh_name(simulation, "");
+    if simulation
+        .both(machine, &Operation::Mkdir { path: path.clone() })
+        .is_err()
+    {
+        return;
+    }
+    let _ = simulation.both(
+        machine,
+        &Operation::List {
+            path: path.clone(),
+            with_attributes: true,
+        },
+    );
+    simulation.remote_put(&format!("{path}/theirs"));
+    let empty = fresh_name(simulation, "");
+    let operation = if simulation.random.one_in(2) {
+        Operation::Rmdir { path }
+    } else {
+        if simulation
+            .both(machine, &Operation::Mkdir { path: empty.clone() })
+            .is_err()
+        {
+            return;
+        }
+        Operation::Rename {
+            from: empty,
+            to: path,
+            no_replace: false,
+        }
+    };
+    let _ = simulation.both(machine, &operation);
+}

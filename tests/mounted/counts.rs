@@ -1,0 +1,126 @@
+//! What common work costs in requests. Only the embedded store counts.
+
+use crate::support::command::{Tool, bash};
+use crate::support::files;
+use crate::support::store::Store;
+use pailfs::embedded::Operation;
+
+crate::on_the_embedded_store!(
+    copying_many_files_in,
+    reading_many_files,
+    listing_a_tree,
+    writing_a_file_is_one_request,
+    nothing_is_asked_twice_in_a_short_time,
+);
+
+const DIRECTORIES: usize = 20;
+const FILES: usize = 2_000;
+/// Requests besides those that the work is made of.
+const OTHERS: u64 = 25;
+
+fn others(store: &Store, expected: &[Operation]) -> u64 {
+    let counts = store.server().counts();
+    counts.total()
+        - expected
+            .iter()
+            .map(|operation| counts.of(*operation))
+            .sum::<u64>()
+}
+
+fn copying_many_files_in(store: &Store) {
+    let mount = store.mount().start();
+    let script = format!(
+        "for d in $(seq {DIRECTORIES}); do mkdir -p tree/d$d; for f in $(seq {}); do echo $d $f > tree/d$d/f$f; done; done",
+        FILES / DIRECTORIES
+    );
+    bash(&mount.work(), &script);
+    let counts = store.server().counts().clone();
+    counts.reset();
+    Tool::new("cp")
+        .arg("-r")
+        .arg(mount.work().join("tree"))
+        .arg(mount.path())
+        .run();
+    let after_the_copy = counts.all();
+    mount.unmount();
+    // One more directory holds the twenty.
+    let markers = DIRECTORIES as u64 + 1;
+    let others = counts.total() - FILES as u64 - markers;
+    assert!(
+        others <= OTHERS,
+        "{others}: {after_the_copy:?} after the copy, {:?} at the end",
+        counts.all()
+    );
+    assert_eq!(store.bucket.keys("tree/").len(), FILES + markers as usize);
+}
+
+fn reading_many_files(store: &Store) {
+    let key = |i: usize| format!("tree/d{}/f{i}", i % DIRECTORIES);
+    store.bucket.put_all((0..FILES).map(key), &[b'x'; 4096]);
+    // What has to be looked at again after a time is no matter of this test, which may take longer than that.
+    let mount = store.mount().options("--metadata-ttl 1h").start();
+    bash(&mount.path(), "ls -R > /dev/null");
+    let counts = store.server().counts().clone();
+    counts.reset();
+    bash(
+        &mount.path(),
+        "find . -type f | while read -r file; do cat \"$file\"; done | wc -c | grep -qx 8192000",
+    );
+    let gets = counts.of(Operation::Get);
+    assert!(gets <= FILES as u64, "{:?}", counts.all());
+    let others = others(store, &[Operation::Get]);
+    assert!(others <= OTHERS, "{others}: {:?}", counts.all());
+}
+
+fn listing_a_tree(store: &Store) {
+    let sizes = [2_500, 1_000, 999, 1, 40];
+    for (directory, size) in sizes.into_iter().enumerate() {
+        store
+            .bucket
+            .put_all((0..size).map(|i| format!("d{directory}/f{i}")), b"x");
+    }
+    let mount = store.mount().options("--attributes listing").start();
+    let counts = store.server().counts().clone();
+    counts.reset();
+    let listed = bash(&mount.path(), "ls -lR | grep -c ^-");
+    assert_eq!(listed.trim(), sizes.iter().sum::<usize>().to_string());
+    let pages: u64 = sizes.iter().map(|size| size.div_ceil(1_000) as u64).sum();
+    let of_the_root = 1;
+    let lists = counts.of(Operation::List);
+    assert!(
+        lists <= pages + of_the_root,
+        "{lists} for {pages} pages: {:?}",
+        counts.all()
+    );
+    let others = others(store, &[Operation::List]);
+    assert!(others <= 3, "{:?}", counts.all());
+}
+
+fn writing_a_file_is_one_request(store: &Store) {
+    let mount = store.mount().start();
+    // The first may find out what the store can do.
+    files::write(&mount.join("first"), b"data").expect("written");
+    let counts = store.server().counts().clone();
+    counts.reset();
+    // Not by a shell, whose redirection closes the file once before it is written.
+    files::write(&mount.join("file"), b"data").expect("written");
+    assert_eq!(counts.of(Operation::Put), 1, "{:?}", counts.all());
+    assert!(counts.total() <= 3, "{:?}", counts.all());
+    counts.reset();
+    // The mount wrote it and knows it; nobody reads or checks it again for this.
+    bash(&mount.path(), "ls -l > /dev/null; stat file > /dev/null");
+    assert!(counts.total() <= 2, "{:?}", counts.all());
+}
+
+fn nothing_is_asked_twice_in_a_short_time(store: &Store) {
+    store.bucket.put_all((0..50).map(|i| format!("dir/f{i}")), b"x");
+    let mount = store.mount().options("--metadata-ttl 600s").start();
+    bash(&mount.path(), "ls -lR > /dev/null");
+    let counts = store.server().counts().clone();
+    counts.reset();
+    bash(
+        &mount.path(),
+        "for i in 1 2 3; do ls -lR > /dev/null; find . -name 'f*' > /dev/null; stat dir/f7 > /dev/null; done",
+    );
+    assert_eq!(counts.total(), 0, "{:?}", counts.all());
+}

@@ -1,0 +1,197 @@
+//! Keys and objects that other programs made.
+
+use crate::support::command::bash;
+use crate::support::files;
+use crate::support::store::Store;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+crate::on_each_store!(
+    ordinary_names_of_all_kinds,
+    what_others_change_is_seen,
+    content_types_follow_the_name
+);
+crate::on_the_embedded_store!(
+    every_key_is_a_file,
+    markers_of_others_are_directories,
+    odd_files_can_be_changed
+);
+
+/// Every file below a directory, by its path, with its content.
+fn walk(directory: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(next) = waiting.pop() {
+        for entry in fs::read_dir(&next).expect("listed") {
+            let entry = entry.expect("an entry");
+            if entry.file_type().expect("a type").is_dir() {
+                waiting.push(entry.path());
+            } else {
+                let path = entry.path();
+                let name = path
+                    .strip_prefix(directory)
+                    .expect("below")
+                    .to_str()
+                    .expect("UTF-8")
+                    .to_owned();
+                found.insert(
+                    name,
+                    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+                );
+            }
+        }
+    }
+    found
+}
+
+fn ordinary_names_of_all_kinds(store: &Store) {
+    let names = [
+        "plain",
+        "with space",
+        "ünïcödé/日本語",
+        "a+b=c&d?e#f",
+        "quote'\"",
+        "percent%41",
+        "star*[x]",
+        "tilde~",
+        ".hidden",
+        "deep/er/and/deeper",
+        "comma,semi;colon:",
+        "UPPER/lower",
+        "-dash",
+        "$dollar",
+    ];
+    for name in names {
+        store.bucket.put(name, name);
+    }
+    let mount = store.mount().start();
+    let expected: BTreeMap<String, String> = names
+        .iter()
+        .map(|name| ((*name).into(), (*name).into()))
+        .collect();
+    assert_eq!(walk(&mount.path()), expected);
+    // Found by name too, without a listing before.
+    let mount_again = store.mount().start();
+    for name in names {
+        assert_eq!(fs::read_to_string(mount_again.join(name)).expect(name), name);
+    }
+}
+
+/// Key and path. What cannot be a name is `~%` and percent-encoded bytes.
+const ODD_KEYS: &[(&str, &str)] = &[
+    ("a//b", "a/~%%2F/b"),
+    ("/leading", "~%%2F/leading"),
+    ("dir/", "dir/~%"),
+    ("both", "~%both"),
+    ("both/inside", "both/inside"),
+    ("./x", "~%.%2F/x"),
+    ("up/..", "up/~%.."),
+    ("~%escaped", "~%%7E%25escaped"),
+    ("new\nline", "new\nline"),
+    ("tab\tand\u{1}bell\u{7}", "tab\tand\u{1}bell\u{7}"),
+    ("\u{7f}", "\u{7f}"),
+    ("end ", "end "),
+    ("back\\slash", "back\\slash"),
+];
+
+fn every_key_is_a_file(store: &Store) {
+    let long = "x".repeat(300);
+    let mut expected = BTreeMap::new();
+    for (key, path) in ODD_KEYS {
+        store.bucket.put(key, *key);
+        expected.insert((*path).to_owned(), (*key).to_owned());
+    }
+    store.bucket.put(&long, "long");
+    let mount = store.mount().start();
+    let mut found = walk(&mount.path());
+    let is_long = |path: &String| path.len() > 255;
+    let long_path = found
+        .keys()
+        .find(|path| is_long(path))
+        .cloned()
+        .expect("the long one");
+    assert_eq!(found.remove(&long_path).as_deref(), Some("long"));
+    assert!(
+        long_path
+            .split('/')
+            .all(|part| part.starts_with("~%") && part.len() <= 255),
+        "{long_path}"
+    );
+    assert_eq!(found, expected);
+    let again = store.mount().start();
+    for (key, path) in ODD_KEYS {
+        assert_eq!(fs::read_to_string(again.join(path)).expect(path), *key);
+    }
+    assert_eq!(
+        fs::read_to_string(again.join(&long_path)).expect("the long one"),
+        "long"
+    );
+}
+
+fn odd_files_can_be_changed(store: &Store) {
+    store.bucket.put("dir/", "data of the marker");
+    store.bucket.put("both", "a file");
+    store.bucket.put("both/inside", "another");
+    store.bucket.put("a//b", "empty component");
+    let mount = store.mount().start();
+    bash(
+        &mount.path(),
+        r"
+        echo more >> 'dir/~%'
+        echo more >> '~%both'
+        mv 'a/~%%2F/b' plain
+        cp plain 'a/copy'
+        rm both/inside
+        ",
+    );
+    assert_eq!(store.bucket.text("dir/"), "data of the markermore\n");
+    assert_eq!(store.bucket.text("both"), "a filemore\n");
+    assert_eq!(store.bucket.text("plain"), "empty component");
+    assert_eq!(store.bucket.find("a//b"), None);
+    mount.unmount();
+}
+
+fn markers_of_others_are_directories(store: &Store) {
+    store.bucket.put("made/", "");
+    store.bucket.put("old_$folder$", "");
+    let mount = store.mount().start();
+    assert_eq!(bash(&mount.path(), "ls -p"), "made/\nold/\n");
+    bash(&mount.path(), "rmdir made; touch old/x; rm old/x");
+    assert_eq!(bash(&mount.path(), "ls -A"), "old\n");
+    mount.unmount();
+    assert!(!store.bucket.keys("").contains(&"made/".to_owned()));
+}
+
+fn what_others_change_is_seen(store: &Store) {
+    store.bucket.put("file", "old");
+    let mount = store.mount().options("--metadata-ttl 1s").start();
+    assert_eq!(fs::read_to_string(mount.join("file")).expect("read"), "old");
+    for content in ["longer than before", "short", ""] {
+        store.bucket.put("file", content);
+        assert_eq!(fs::read_to_string(mount.join("file")).expect("read"), content);
+    }
+    store.bucket.put("other", "x");
+    crate::support::wait_until("a new object is listed", || {
+        bash(&mount.path(), "ls") == "file\nother\n"
+    });
+    store.bucket.delete("file");
+    let gone = fs::File::open(mount.join("file"));
+    assert_eq!(files::errno(gone), libc::ENOENT);
+    crate::support::wait_until("a deleted object is not listed", || {
+        bash(&mount.path(), "ls") == "other\n"
+    });
+}
+
+fn content_types_follow_the_name(store: &Store) {
+    let mount = store.mount().start();
+    bash(
+        &mount.path(),
+        "echo '<html>' > page.html; echo '{}' > data.json; echo x > unknown",
+    );
+    let kind = |key: &str| store.bucket.head(key).content_type;
+    assert_eq!(kind("page.html").as_deref(), Some("text/html"));
+    assert_eq!(kind("data.json").as_deref(), Some("application/json"));
+    bash(&mount.path(), "echo more >> page.html");
+    assert_eq!(kind("page.html").as_deref(), Some("text/html"));
+}

@@ -1,0 +1,23 @@
+//! Tests on real mounts, with real programs: the embedded store and SeaweedFS, as root and as an ordinary user.
+//!
+//! Needs `/dev/fuse` and fusermount3. `PAILFS_TEST_WEED` names SeaweedFS (scripts/test installs it); without it its
+//! tests are skipped, but with `CI` set they fail. `PAILFS_TEST_NIGHTLY=1` moves more data, `PAILFS_TEST_LOG` sets the
+//! daemons' log level.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod buckets;
+mod counts;
+mod directories;
+mod ending;
+mod everyday;
+mod foreign;
+mod handles;
+mod killed;
+mod large;
+mod programs;
+mod read_only;
+mod starting;
+mod two_mounts;
+mod users;

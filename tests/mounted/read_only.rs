@@ -1,0 +1,65 @@
+//! A read-only mount writes nothing: neither for its user, nor for itself.
+
+use crate::support::command::bash;
+use crate::support::files::{self, errno};
+use crate::support::store::Store;
+use pailfs::embedded::Operation;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::PermissionsExt;
+
+crate::on_each_store!(every_change_is_refused);
+crate::on_the_embedded_store!(nothing_is_written_to_the_store);
+
+fn every_change_is_refused(store: &Store) {
+    store.bucket.put("dir/file", "content");
+    for options in ["--read-only", "-o ro"] {
+        let mount = store.mount().options(options).start();
+        let path = |name: &str| mount.join(name);
+        assert_eq!(
+            bash(&mount.path(), "ls -lR; cat dir/file").lines().last(),
+            Some("content")
+        );
+        assert_eq!(errno(files::write(&path("new"), b"x")), libc::EROFS);
+        assert_eq!(
+            errno(OpenOptions::new().append(true).open(path("dir/file"))),
+            libc::EROFS
+        );
+        assert_eq!(errno(fs::create_dir(path("new"))), libc::EROFS);
+        assert_eq!(errno(fs::remove_file(path("dir/file"))), libc::EROFS);
+        assert_eq!(errno(fs::remove_dir(path("dir"))), libc::EROFS);
+        assert_eq!(errno(fs::rename(path("dir/file"), path("moved"))), libc::EROFS);
+        assert_eq!(errno(fs::rename(path("dir"), path("moved"))), libc::EROFS);
+        assert_eq!(errno(std::os::unix::fs::symlink("x", path("link"))), libc::EROFS);
+        let mode = fs::Permissions::from_mode(0o600);
+        assert_eq!(errno(fs::set_permissions(path("dir/file"), mode)), libc::EROFS);
+        mount.unmount();
+    }
+    assert_eq!(store.bucket.keys(""), ["dir/file"]);
+}
+
+fn nothing_is_written_to_the_store(store: &Store) {
+    store
+        .bucket
+        .put_all((0..30).map(|i| format!("d{}/f{i}", i % 3)), b"x");
+    let counts = store.server().counts().clone();
+    counts.reset();
+    let mount = store.mount().options("--read-only").start();
+    bash(
+        &mount.path(),
+        "ls -lR > /dev/null; find . -type f | xargs cat > /dev/null; ! touch d0/f0 2> /dev/null; test ! -e nothing",
+    );
+    mount.unmount();
+    let allowed = [
+        Operation::Get,
+        Operation::Head,
+        Operation::List,
+        Operation::HeadBucket,
+        Operation::ListBuckets,
+    ];
+    let others: Vec<Operation> = counts
+        .all()
+        .into_keys()
+        .filter(|operation| !allowed.contains(operation))
+        .collect();
+    assert_eq!(others, [], "{:?}", counts.all());
+}

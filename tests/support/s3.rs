@@ -1,0 +1,120 @@
+//! The other program that uses the bucket: short calls to the store, past the mount.
+
+use super::store::block_on;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::operation::get_object::GetObjectError;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::primitives::ByteStream;
+
+/// One bucket of one store.
+#[derive(Clone)]
+pub struct Bucket {
+    pub name: String,
+    client: Client,
+}
+
+pub fn client(endpoint_url: &str, access_key: &str, secret_key: &str) -> Client {
+    let credentials = Credentials::new(access_key, secret_key, None, None, "test");
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .endpoint_url(endpoint_url)
+        .force_path_style(true)
+        .credentials_provider(credentials);
+    Client::from_conf(config.build())
+}
+
+impl Bucket {
+    pub fn create(client: &Client, name: &str) -> Self {
+        block_on(client.create_bucket().bucket(name).send()).expect("a new bucket");
+        Self {
+            name: name.to_owned(),
+            client: client.clone(),
+        }
+    }
+
+    pub fn put(&self, key: &str, data: impl Into<Vec<u8>>) {
+        let body = ByteStream::from(data.into());
+        let request = self.client.put_object().bucket(&self.name).key(key).body(body);
+        block_on(request.send()).unwrap_or_else(|error| panic!("put {key:?}: {error:?}"));
+    }
+
+    /// Many at once.
+    pub fn put_all(&self, keys: impl IntoIterator<Item = String>, data: &[u8]) {
+        const AT_ONCE: usize = 16;
+        let keys: Vec<String> = keys.into_iter().collect();
+        for keys in keys.chunks(AT_ONCE) {
+            let requests = keys.iter().map(|key| {
+                let body = ByteStream::from(data.to_vec());
+                self.client
+                    .put_object()
+                    .bucket(&self.name)
+                    .key(key)
+                    .body(body)
+                    .send()
+            });
+            for answer in block_on(futures_util::future::join_all(requests)) {
+                answer.expect("put");
+            }
+        }
+    }
+
+    /// The object's bytes; `None` when there is no such key.
+    pub fn find(&self, key: &str) -> Option<Vec<u8>> {
+        let request = self.client.get_object().bucket(&self.name).key(key);
+        match block_on(request.send()) {
+            Ok(answer) => Some(block_on(answer.body.collect()).expect("a whole body").to_vec()),
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(GetObjectError::is_no_such_key) =>
+            {
+                None
+            }
+            Err(error) => panic!("get {key:?}: {error:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn get(&self, key: &str) -> Vec<u8> {
+        self.find(key)
+            .unwrap_or_else(|| panic!("there is no object {key:?} but {:?}", self.keys("")))
+    }
+
+    #[track_caller]
+    pub fn text(&self, key: &str) -> String {
+        String::from_utf8(self.get(key)).expect("text")
+    }
+
+    pub fn head(&self, key: &str) -> HeadObjectOutput {
+        let request = self.client.head_object().bucket(&self.name).key(key);
+        block_on(request.send()).unwrap_or_else(|error| panic!("head {key:?}: {error:?}"))
+    }
+
+    pub fn delete(&self, key: &str) {
+        let request = self.client.delete_object().bucket(&self.name).key(key);
+        block_on(request.send()).unwrap_or_else(|error| panic!("delete {key:?}: {error:?}"));
+    }
+
+    /// All keys with this prefix, in the store's order.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        let request = self.client.list_objects_v2().bucket(&self.name).prefix(prefix);
+        let pages = request.into_paginator().send();
+        let pages = block_on(pages.collect::<Result<Vec<_>, _>>()).expect("a listing");
+        let objects = pages
+            .into_iter()
+            .flat_map(|page| page.contents.unwrap_or_default());
+        objects.filter_map(|object| object.key).collect()
+    }
+
+    /// The uploads that were begun and neither completed nor aborted.
+    pub fn open_uploads(&self) -> Vec<String> {
+        let request = self.client.list_multipart_uploads().bucket(&self.name);
+        let uploads = block_on(request.send())
+            .expect("a listing of uploads")
+            .uploads
+            .unwrap_or_default();
+        uploads.into_iter().filter_map(|upload| upload.key).collect()
+    }
+}

@@ -1,0 +1,133 @@
+//! The stores that tests run on: the embedded one, in this process, so that its requests can be counted; and SeaweedFS.
+
+use super::mount::MountBuilder;
+use super::s3::{self, Bucket};
+use super::seaweed;
+use pailfs::embedded::{Server, ServerOptions};
+use std::future::Future;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub const ACCESS_KEY: &str = "pailfs";
+pub const SECRET_KEY: &str = "pailfs-secret";
+
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| pailfs::rt::build().expect("threads"));
+
+/// Runs what is asynchronous from a test's own thread.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    RUNTIME.block_on(future)
+}
+
+/// One store with one bucket of the test's own.
+pub struct Store {
+    pub bucket: Bucket,
+    pub endpoint_url: String,
+    client: aws_sdk_s3::Client,
+    embedded: Option<Embedded>,
+}
+
+struct Embedded {
+    server: Server,
+    _data: tempfile::TempDir,
+}
+
+impl Store {
+    /// A new, empty embedded store.
+    pub fn embedded() -> Self {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let mut options = ServerOptions::new(data.path());
+        options.access_key = ACCESS_KEY.into();
+        options.secret_key = SECRET_KEY.into();
+        // The machine does not lose power during a test.
+        options.durable = false;
+        let server = block_on(Server::start(options)).expect("the embedded store starts");
+        let mut store = Self::at(server.endpoint_url(), "test");
+        store.embedded = Some(Embedded { server, _data: data });
+        store
+    }
+
+    /// A new bucket of the one SeaweedFS of this test run; `None` when the test is to be skipped.
+    pub fn seaweed() -> Option<Self> {
+        static BUCKETS: AtomicU64 = AtomicU64::new(0);
+        let endpoint_url = seaweed::endpoint_url()?;
+        let number = BUCKETS.fetch_add(1, Ordering::Relaxed);
+        Some(Self::at(endpoint_url, &format!("test-{number}")))
+    }
+
+    fn at(endpoint_url: String, bucket: &str) -> Self {
+        let client = s3::client(&endpoint_url, ACCESS_KEY, SECRET_KEY);
+        Self {
+            bucket: Bucket::create(&client, bucket),
+            endpoint_url,
+            client,
+            embedded: None,
+        }
+    }
+
+    pub fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
+    }
+
+    /// The embedded store, to count its requests or to make them fail.
+    pub fn server(&self) -> &Server {
+        &self
+            .embedded
+            .as_ref()
+            .expect("a test on the embedded store")
+            .server
+    }
+
+    pub fn another_bucket(&self, name: &str) -> Bucket {
+        Bucket::create(&self.client, name)
+    }
+
+    /// A mount of the test's bucket, to be started.
+    pub fn mount(&self) -> MountBuilder {
+        MountBuilder::new(&self.endpoint_url, Some(format!("s3://{}", self.bucket.name)))
+    }
+
+    pub fn mount_prefix(&self, prefix: &str) -> MountBuilder {
+        MountBuilder::new(
+            &self.endpoint_url,
+            Some(format!("s3://{}/{prefix}", self.bucket.name)),
+        )
+    }
+
+    pub fn mount_all_buckets(&self) -> MountBuilder {
+        MountBuilder::new(&self.endpoint_url, None)
+    }
+}
+
+/// Makes tests of functions that take a `&Store`: one on the embedded store, one on SeaweedFS.
+#[macro_export]
+macro_rules! on_each_store {
+    ($($name:ident),* $(,)?) => {
+        mod embedded {
+            $(#[test]
+            fn $name() {
+                super::$name(&$crate::support::store::Store::embedded());
+            })*
+        }
+        mod seaweed {
+            $(#[test]
+            fn $name() {
+                if let Some(store) = $crate::support::store::Store::seaweed() {
+                    super::$name(&store);
+                }
+            })*
+        }
+    };
+}
+
+/// As `on_each_store`, on the embedded store only.
+#[macro_export]
+macro_rules! on_the_embedded_store {
+    ($($name:ident),* $(,)?) => {
+        mod embedded_only {
+            $(#[test]
+            fn $name() {
+                super::$name(&$crate::support::store::Store::embedded());
+            })*
+        }
+    };
+}
