@@ -61,9 +61,7 @@ fn race<T: Send>(rounds: usize, work: impl Fn(usize, usize) -> T + Sync) -> Vec<
 }
 
 fn exactly_one_creates_exclusively(store: &Store) {
-    // What the loser wrote is kept, and that is said.
-    let start = || store.mount().expect_in_log("the local version was kept").start();
-    let mounts = [start(), start()];
+    let mounts = two(store);
     let work = |side: usize, round: usize| {
         files::create_exclusively(
             &mounts[side].join(format!("f{round}")),
@@ -101,7 +99,8 @@ fn every_close_of_what_lost_says_so(store: &Store) {
         file.try_clone().expect("a copy"),
     ];
     store.bucket.put("file", "of the other");
-    file.write_all(b"mine").expect("written");
+    // More than a lock file's content, which would not be kept.
+    file.write_all(&[b'm'; 5000]).expect("written");
     for copy in copies.into_iter().chain([file]) {
         assert!(matches!(
             files::errno(files::close(copy)),

@@ -121,6 +121,26 @@ fn exactly_one_exclusive_creator_wins() {
         }
         assert_eq!(winners.len(), 1);
         assert_eq!(world.stored("a").await, [winners[0] as u8]);
+        assert_eq!(
+            world.conflicts().len(),
+            0,
+            "lock files that were not got are not kept"
+        );
+    });
+}
+
+#[test]
+fn the_loser_of_an_exclusive_creation_is_kept_where_it_is_more_than_a_lock() {
+    run(async {
+        let world = World::start(64 * MIB).await;
+        let file = world.create("a", Creation::Exclusive);
+        let text = data(1, 4097);
+        file.write(0, &text).await.expect("written");
+        world.put("a", b"theirs").await;
+        let error = file.commit().await.expect_err("lost");
+        assert_eq!(error.kind(), ErrorKind::Exists);
+        assert!(!file.is_dirty());
+        assert_eq!(world.conflicts().len(), 1);
     });
 }
 

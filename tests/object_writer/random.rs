@@ -282,3 +282,19 @@ fn a_large_file_survives_a_store_that_fails() {
     let start = prop_oneof![Just(0u64), Just(20 * MIB), 1..30 * MIB];
     explore(8, start, steps_with_faults(6 * MIB, 30));
 }
+
+#[test]
+fn found_a_lost_reply_and_a_look_that_failed_behind_a_write() {
+    let fault = |operation, fault| Step::Fault { operation, fault };
+    let script = vec![
+        fault(Operation::Put, Fault::LoseReply),
+        fault(Operation::Head, Fault::MalformedXml),
+        Step::CommitBehindWrite { at: 0.0, len: 5351 },
+        Step::Commit,
+        Step::Write {
+            at: 0.932_181_671_075_671_2,
+            len: 24581,
+        },
+    ];
+    run(play(24, 0, script));
+}

@@ -474,6 +474,12 @@ impl File {
         let context = &self.context;
         let (upload, records, left_behind, late) = {
             let mut state = self.state();
+            let version = Version {
+                // Known better than by an answer to a HEAD, whose length says nothing of the object where something
+                // on the way answers with a text of its own.
+                size_bytes: state.sealed_size_bytes(),
+                ..version
+            };
             let reader = Reader::new(
                 context.client.clone(),
                 context.budget.clone(),

@@ -25,6 +25,9 @@ use std::time::UNIX_EPOCH;
 
 /// A file that cannot be sent is saved whole if that needs no more than this of its object.
 const MAX_FETCHED_BYTES: u64 = 1 << 30;
+/// Up to this size the loser of an exclusive creation is not kept: it is a lock file, which holds a host, a process, a
+/// date; whoever made it is told that it is not theirs, and wants nothing of it.
+const MAX_DROPPED_BYTES: u64 = 4096;
 /// Content is copied to and from the spool in steps of this length.
 const STEP_BYTES: u64 = 1 << 20;
 
@@ -88,19 +91,16 @@ impl File {
             )
         };
         let theirs = theirs.map(|info| info.version);
-        let records = match self.save_as_conflicts(theirs.as_ref()).await {
-            Ok(records) => records,
-            Err(error) => {
+        let message = if kind == ErrorKind::Exists && self.size_bytes() <= MAX_DROPPED_BYTES {
+            tracing::info!(object = %id, "another host created the file first; what was written here is not kept");
+            "another host created the file first"
+        } else {
+            if let Err(error) = self.keep_as_conflicts(&id, theirs.as_ref()).await {
                 tracing::warn!(%error, object = %id, "a conflicting local version could not be kept; it stays unsent");
                 return error.on(&id);
             }
+            "somebody else's object is there; the local version was kept as a conflict"
         };
-        let numbers: Vec<u64> = records.iter().map(|record| record.0).collect();
-        let theirs = theirs.map_or("nothing".to_owned(), |version| version.etag.to_string());
-        tracing::warn!(
-            object = %id, theirs = %theirs, records = ?numbers,
-            "somebody else changed the object; the local version was kept (see `pailfs conflicts`)"
-        );
         let former = {
             let mut state = self.state();
             state.given_up();
@@ -115,11 +115,18 @@ impl File {
         for record in former.into_iter().flat_map(|former| former.records) {
             upload::forget(&self.context.spool, record).await;
         }
-        Error::new(
-            kind,
-            "somebody else's object is there; the local version was kept as a conflict",
-        )
-        .on(&id)
+        Error::new(kind, message).on(&id)
+    }
+
+    async fn keep_as_conflicts(&self, id: &ObjectId, theirs: Option<&Version>) -> Result<()> {
+        let records = self.save_as_conflicts(theirs).await?;
+        let numbers: Vec<u64> = records.iter().map(|record| record.0).collect();
+        let theirs = theirs.map_or("nothing".to_owned(), |version| version.etag.to_string());
+        tracing::warn!(
+            object = %id, theirs = %theirs, records = ?numbers,
+            "somebody else changed the object; the local version was kept (see `pailfs conflicts`)"
+        );
+        Ok(())
     }
 
     /// Records the file's content as one or two conflicts, for when all of it is not in one place.
