@@ -44,6 +44,9 @@ pub struct EndpointConfig {
     pub path_style: PathStyle,
     /// Send requests without a signature, for public buckets.
     pub no_sign_request: bool,
+    /// What the user says the store does, as `NAME=HOW` settings (`s3::Capabilities` in its printed form); wins over
+    /// what is found out or remembered.
+    pub capabilities: String,
     /// A PEM file with certificates to trust besides the system's.
     pub ca_bundle: Option<PathBuf>,
     /// Given keys, instead of looking for credentials.

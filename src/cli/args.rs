@@ -69,6 +69,9 @@ pub struct EndpointArgs {
     /// Send requests without a signature, for public buckets
     #[arg(long, help_heading = "Store")]
     pub no_sign_request: bool,
+    /// What the store does with a feature, rather than finding out: NAME=honoured|ignored|refused|unknown; may be repeated
+    #[arg(long = "capability", value_name = "NAME=HOW", help_heading = "Store")]
+    pub capabilities: Vec<String>,
     /// PEM file with certificates to trust besides the system's
     #[arg(long, value_name = "FILE", env = "AWS_CA_BUNDLE", help_heading = "Store")]
     pub ca_bundle: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use crate::base::mount_config::{EndpointConfig, PathStyle};
 use crate::cli::failure::Failure;
 use crate::rt;
-use crate::s3::{self, Client, ClientOptions, StaticCredentials};
+use crate::s3::{self, Capabilities, Client, ClientOptions, StaticCredentials};
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ pub fn client_options(endpoint: &EndpointConfig) -> ClientOptions {
             PathStyle::Never => s3::PathStyle::Never,
         },
         no_sign_request: endpoint.no_sign_request,
+        capabilities: overrides(endpoint),
         credentials: endpoint.keys.as_ref().map(|keys| StaticCredentials {
             access_key_id: keys.access_key_id.clone(),
             secret_access_key: keys.secret_access_key.clone(),
@@ -28,6 +29,13 @@ pub fn client_options(endpoint: &EndpointConfig) -> ClientOptions {
         ca_bundle: endpoint.ca_bundle.clone(),
         ..ClientOptions::default()
     }
+}
+
+/// What the user says of the store.
+#[must_use]
+pub fn overrides(endpoint: &EndpointConfig) -> Capabilities {
+    // `mount_config` has checked the text; what cannot be read says nothing.
+    endpoint.capabilities.parse().unwrap_or_default()
 }
 
 /// A client for a command that only looks.

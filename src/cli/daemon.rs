@@ -23,6 +23,14 @@ use std::process::{Command, Stdio};
 /// This very program, also after its file was replaced.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 
+/// The name that `ps` and `top` show: the kernel takes it from [`OWN_PROGRAM`]'s last component, which says nothing.
+pub fn show_as_pailfs() {
+    // SAFETY: PR_SET_NAME reads a NUL-terminated string of at most 16 bytes (prctl(2)), and cannot fail otherwise.
+    unsafe {
+        libc::prctl(libc::PR_SET_NAME, c"pailfs".as_ptr());
+    }
+}
+
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Report {
@@ -90,6 +98,7 @@ impl Reporter {
             File::from_raw_fd(pipe)
         };
         std::env::set_current_dir("/")?;
+        show_as_pailfs();
         Ok(Self { pipe })
     }
 

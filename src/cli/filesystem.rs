@@ -5,6 +5,7 @@ use crate::base::mount_config::{MetadataTtl, MountConfig, Source};
 use crate::cli::connect;
 use crate::cli::control::Progress;
 use crate::cli::failure::Failure;
+use crate::cli::known_stores::KnownStores;
 use crate::fs::shutdown::Pending;
 use crate::fs::{Defaults, Fs, FsSettings};
 use crate::fuse;
@@ -27,7 +28,8 @@ const NEGATIVE_TTL: Duration = Duration::from_secs(1);
 pub struct Mounted {
     fs: Arc<Fs>,
     session: fuse::Mounted,
-    metrics: Arc<Metrics>,
+    client: Client,
+    known_stores: KnownStores,
 }
 
 /// Connects to the store, adopts what an earlier mount left, mounts at `config.mount_point`.
@@ -35,9 +37,10 @@ pub struct Mounted {
 /// # Errors
 /// Why there is no mount.
 pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
-    let metrics = Arc::new(Metrics::default());
-    let client = Client::connect(client_options(config), metrics.clone()).await?;
+    let client = Client::connect(client_options(config), Arc::new(Metrics::default())).await?;
     check_source(&client, &config.source).await?;
+    let known_stores = KnownStores::new(config, &client);
+    known_stores.recall(&client).await;
     let (state_dir, source) = (
         config.state_dir.clone(),
         format!("{} at {}", config.source, client.endpoint()),
@@ -51,7 +54,7 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
         invalidations,
     );
     let context = Arc::new(FileContext {
-        client,
+        client: client.clone(),
         budget: Budget::new(config.memory_bytes, config.stall_timeout),
         spool: spool.clone(),
         metadata_format: config.metadata_format,
@@ -62,7 +65,12 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
         fs.recover(leftovers).await?;
     }
     let session = fuse::mount(fs.clone(), config, negative_ttl, rt::Handle::current(), heard)?;
-    Ok(Mounted { fs, session, metrics })
+    Ok(Mounted {
+        fs,
+        session,
+        client,
+        known_stores,
+    })
 }
 
 fn client_options(config: &MountConfig) -> ClientOptions {
@@ -164,6 +172,7 @@ impl Mounted {
     /// What was kept instead of sent, and why.
     pub async fn finish(&mut self, progress: &watch::Sender<Progress>) -> Result<(), Failure> {
         let unsent = self.fs.finish(|pending| show(progress, pending)).await;
+        self.known_stores.remember(&self.client).await;
         self.log_requests();
         all_sent(&unsent)
     }
@@ -171,8 +180,9 @@ impl Mounted {
     fn log_requests(&self) {
         let counts: Vec<String> = RequestClass::ALL
             .into_iter()
-            .filter(|class| self.metrics.requests(*class) > 0)
-            .map(|class| format!("{}={}", class.name(), self.metrics.requests(class)))
+            .map(|class| (class, self.client.metrics().requests(class)))
+            .filter(|(_, requests)| *requests > 0)
+            .map(|(class, requests)| format!("{}={requests}", class.name()))
             .collect();
         tracing::info!(requests = counts.join(" "), "requests of this mount");
     }

@@ -15,6 +15,7 @@ mod demo;
 pub mod environment;
 pub mod failure;
 mod filesystem;
+mod known_stores;
 mod mount;
 pub mod mount_config;
 mod mount_options;

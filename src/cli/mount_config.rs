@@ -12,6 +12,7 @@ use crate::cli::args::{EndpointArgs, MountArgs};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::mount_options::{self, ExtraOptions};
+use crate::s3::Capabilities;
 use crate::telemetry;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -106,6 +107,10 @@ pub fn resolve_endpoint(args: &EndpointArgs, environment: &Environment) -> Resul
     if let Some(url) = &args.endpoint_url {
         check_endpoint_url(url)?;
     }
+    let capabilities = args.capabilities.join(",");
+    capabilities
+        .parse::<Capabilities>()
+        .map_err(|error| Failure::usage(format!("--capability: {}", error.message())))?;
     let word = |option: &str, value: &Option<String>| match value {
         Some(value) if value.trim().is_empty() => Err(Failure::usage(format!("{option} is empty"))),
         value => Ok(value.clone()),
@@ -119,6 +124,7 @@ pub fn resolve_endpoint(args: &EndpointArgs, environment: &Environment) -> Resul
         profile: word("--profile", &args.profile)?,
         path_style: args.path_style.map(Into::into).unwrap_or_default(),
         no_sign_request: args.no_sign_request,
+        capabilities,
         ca_bundle: args.ca_bundle.as_ref().map(|path| environment.absolute(path)),
         keys: None,
     })

@@ -77,6 +77,7 @@ fn apply_value(name: &str, value: &str, args: &mut MountArgs) -> Result<(), Stri
         "profile" => args.endpoint.profile = text(),
         "path_style" => args.endpoint.path_style = Some(parse_word(value)?),
         "ca_bundle" => args.endpoint.ca_bundle = Some(value.into()),
+        "capability" => args.endpoint.capabilities.push(value.to_owned()),
         "uid" => args.uid = text(),
         "gid" => args.gid = text(),
         "file_mode" | "fmode" => args.file_mode = Some(parse_mode(value)?),
@@ -205,6 +206,10 @@ fn merge(args: &mut MountArgs, other: MountArgs) {
     fill(&mut args.endpoint.profile, other.endpoint.profile);
     fill(&mut args.endpoint.path_style, other.endpoint.path_style);
     fill(&mut args.endpoint.ca_bundle, other.endpoint.ca_bundle);
+    // The last setting of a feature wins.
+    args.endpoint
+        .capabilities
+        .splice(0..0, other.endpoint.capabilities);
     fill(&mut args.uid, other.uid);
     fill(&mut args.gid, other.gid);
     fill(&mut args.file_mode, other.file_mode);
@@ -242,7 +247,7 @@ mod tests {
     fn a_line_of_fstab_is_understood() {
         let line = "rw,_netdev,nofail,x-systemd.automount,x-systemd.idle-timeout=60,allow_other,uid=backup,gid=34,\
             umask=077,endpoint_url=http://127.0.0.1:9000,region=eu-west-1,profile=p,metadata_ttl=forever,memory=64M,\
-            state_dir=/s,cache-dir=/c,metadata_format=s3fs,stall_timeout=5s,nodev,nosuid,noexec,noatime";
+            capability=put-if-match=ignored,capability=crc32c=refused,state_dir=/s,cache-dir=/c,metadata_format=s3fs,stall_timeout=5s,nodev,nosuid,noexec,noatime";
         let (args, extra) = parse(line).expect("all known");
         assert!(args.allow_other && !args.read_only);
         assert_eq!(
@@ -254,6 +259,10 @@ mod tests {
             Some("http://127.0.0.1:9000")
         );
         assert_eq!(args.endpoint.profile.as_deref(), Some("p"));
+        assert_eq!(
+            args.endpoint.capabilities,
+            ["put-if-match=ignored", "crc32c=refused"]
+        );
         assert_eq!(args.memory, Some(64 << 20));
         assert_eq!(args.stall_timeout, Some(Duration::from_secs(5)));
         assert_eq!(

@@ -11,7 +11,7 @@
 //! 5. What stops the daemon must not stop the watcher first (Ctrl-C to the process group, SIGTERM to a service's
 //!    control group): it has a session of its own and ignores both.
 
-use crate::cli::daemon::OWN_PROGRAM;
+use crate::cli::daemon::{self, OWN_PROGRAM};
 use crate::cli::failure::Failure;
 use crate::cli::system::mount_table::Mount;
 use crate::cli::system::mounts;
@@ -95,6 +95,7 @@ pub fn watch(mount_point: &Path, mut pipe: impl Read) -> Result<(), Failure> {
             libc::signal(signal, libc::SIG_IGN);
         }
     }
+    daemon::show_as_pailfs();
     let mut said = String::new();
     pipe.read_to_string(&mut said)
         .map_err(|error| Failure::io(&error, "the daemon's pipe"))?;

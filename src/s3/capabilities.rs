@@ -131,6 +131,28 @@ impl Capabilities {
     }
 }
 
+impl Capabilities {
+    /// What is known here and is not in `other`.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let new = |(feature, support): &(&Feature, &Support)| {
+            **support != Support::Unknown && !other.0.contains_key(feature)
+        };
+        Self(
+            self.0
+                .iter()
+                .filter(new)
+                .map(|(feature, support)| (*feature, *support))
+                .collect(),
+        )
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// One `name=support` a line.
 impl fmt::Display for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -223,6 +245,14 @@ impl KnownCapabilities {
             table.set(feature, support);
         }
         news
+    }
+
+    /// Takes over what `other` knows of features that are unknown here.
+    pub(super) fn fill(&self, other: &Capabilities) {
+        let mut table = self.table();
+        let mut filled = other.clone();
+        filled.merge(&table);
+        *table = filled;
     }
 
     pub(super) fn is_undecided(&self, feature: Feature) -> bool {

@@ -26,6 +26,11 @@ impl Client {
         self.inner.capabilities.snapshot()
     }
 
+    /// Takes over what an earlier client found out about this endpoint, where nothing is known yet.
+    pub fn recall(&self, remembered: &Capabilities) {
+        self.inner.capabilities.fill(remembered);
+    }
+
     /// What the endpoint does with `feature`. Probes in `bucket` when that is not known yet and this client
     /// may write; whoever asks at the same time waits for the same probe. `Unknown`: do not rely on it.
     pub async fn support(&self, feature: Feature, bucket: &str) -> Support {
@@ -47,6 +52,12 @@ impl Client {
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.inner.endpoint
+    }
+
+    /// True for AWS itself, of which everything is known.
+    #[must_use]
+    pub fn is_aws(&self) -> bool {
+        self.inner.is_aws
     }
 
     /// The region of buckets that are not known to be elsewhere.

@@ -2,6 +2,7 @@
 
 use crate::support::command::{Tool, bash};
 use crate::support::files;
+use crate::support::mount::Place;
 use crate::support::store::Store;
 use pailfs::embedded::Operation;
 
@@ -11,6 +12,7 @@ crate::on_the_embedded_store!(
     listing_a_tree,
     writing_a_file_is_one_request,
     nothing_is_asked_twice_in_a_short_time,
+    the_next_mount_does_not_probe_again,
 );
 
 const DIRECTORIES: usize = 20;
@@ -123,4 +125,38 @@ fn nothing_is_asked_twice_in_a_short_time(store: &Store) {
         "for i in 1 2 3; do ls -lR > /dev/null; find . -name 'f*' > /dev/null; stat dir/f7 > /dev/null; done",
     );
     assert_eq!(counts.total(), 0, "{:?}", counts.all());
+}
+
+fn the_next_mount_does_not_probe_again(store: &Store) {
+    let place = Place::new();
+    let counts = store.server().counts().clone();
+    let requests_of_first_write = |options: &[&str], name: &str| {
+        let builder = store.mount().at(&place);
+        let mount = options
+            .iter()
+            .fold(builder, |builder, words| builder.options(words))
+            .start();
+        counts.reset();
+        files::write(&mount.join(name), b"data").expect("written");
+        let requests = counts.total();
+        mount.unmount();
+        requests
+    };
+    assert!(
+        requests_of_first_write(&[], "first") > 3,
+        "this store is not known"
+    );
+    assert!(requests_of_first_write(&[], "second") <= 3, "{:?}", counts.all());
+    // What the user says is not mistaken for something that was found out.
+    requests_of_first_write(&["--capability put-if-none-match=ignored"], "third");
+    assert!(requests_of_first_write(&[], "fourth") <= 3, "{:?}", counts.all());
+    for (said, by) in [
+        ("this store: put-if-none-match=ignored", "the third"),
+        (
+            "remembered of this store: put-if-none-match=honoured",
+            "the others",
+        ),
+    ] {
+        assert!(place.log().says(said), "{by}: {}", place.log().tail());
+    }
 }

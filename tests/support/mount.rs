@@ -67,6 +67,10 @@ impl Place {
         self.home.path().join("state")
     }
 
+    pub fn cache(&self) -> PathBuf {
+        self.home.path().join("cache")
+    }
+
     pub fn log(&self) -> DaemonLog {
         DaemonLog {
             path: self.home.path().join("log"),
@@ -233,10 +237,7 @@ impl MountBuilder {
             .arg("mount")
             .args(&self.source)
             .arg(place.mount_point());
-        tool = tool
-            .args(&self.options)
-            .arg("--cache-dir")
-            .arg(place.home.path().join("cache"));
+        tool = tool.args(&self.options).arg("--cache-dir").arg(place.cache());
         tool = tool.arg("--log-file").arg(place.log().path);
         tool = tool
             .env("AWS_ACCESS_KEY_ID", &self.keys.0)
