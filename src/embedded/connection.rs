@@ -6,7 +6,7 @@ use super::faults::{Fate, Fault};
 use super::store::Store;
 use crate::rt;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use s3s::access::{S3Access, S3AccessContext};
@@ -88,7 +88,19 @@ impl Store {
         closing: impl Future<Output = ()>,
     ) {
         let service = self.service();
-        let serve = hyper::service::service_fn(move |request| answer(service.clone(), request));
+        let counts = self.counts().clone();
+        let serve = hyper::service::service_fn(move |request| {
+            let (service, counts) = (service.clone(), counts.clone());
+            async move {
+                counts.add_received(announced_bytes(request.headers()));
+                let is_head = request.method() == Method::HEAD;
+                let response = answer(service, request).await?;
+                if !is_head {
+                    counts.add_sent(announced_bytes(response.headers()));
+                }
+                Ok::<_, HttpError>(response)
+            }
+        });
         let connection = hyper::server::conn::http1::Builder::new()
             .max_buf_size(READ_BUFFER_BYTES)
             .serve_connection(TokioIo::new(io), serve);
@@ -103,6 +115,12 @@ impl Store {
             let _ = connection.await;
         }
     }
+}
+
+fn announced_bytes(headers: &HeaderMap) -> u64 {
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    length.unwrap_or(0)
 }
 
 /// Answers one request, or breaks the connection where a fault says so.

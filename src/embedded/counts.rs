@@ -60,6 +60,8 @@ operations! {
 #[derive(Debug)]
 struct Inner {
     totals: Vec<AtomicU64>,
+    received_bytes: AtomicU64,
+    sent_bytes: AtomicU64,
     is_logging: AtomicBool,
     log: Mutex<Vec<(Operation, String)>>,
 }
@@ -72,6 +74,8 @@ impl Default for Counts {
     fn default() -> Self {
         Self(Arc::new(Inner {
             totals: Operation::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            received_bytes: AtomicU64::new(0),
+            sent_bytes: AtomicU64::new(0),
             is_logging: AtomicBool::new(false),
             log: Mutex::default(),
         }))
@@ -88,6 +92,24 @@ impl Counts {
 
     pub fn of(&self, operation: Operation) -> u64 {
         self.0.totals[operation as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add_received(&self, bytes: u64) {
+        self.0.received_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_sent(&self, bytes: u64) {
+        self.0.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Body bytes that requests announced.
+    pub fn received_bytes(&self) -> u64 {
+        self.0.received_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Body bytes that answers announced.
+    pub fn sent_bytes(&self) -> u64 {
+        self.0.sent_bytes.load(Ordering::Relaxed)
     }
 
     pub fn total(&self) -> u64 {
@@ -108,6 +130,8 @@ impl Counts {
         for total in &self.0.totals {
             total.store(0, Ordering::Relaxed);
         }
+        self.0.received_bytes.store(0, Ordering::Relaxed);
+        self.0.sent_bytes.store(0, Ordering::Relaxed);
         self.log_entries().clear();
     }
 

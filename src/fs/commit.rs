@@ -4,6 +4,7 @@ use super::open::{FileHandle, OpenFile};
 use super::{Fs, lock};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::{ETag, ObjectId};
+use crate::object::file::Committed;
 use crate::rt;
 use crate::spool::RecordId;
 use crate::tree::node::Ino;
@@ -75,9 +76,20 @@ impl Fs {
     /// Tells the tree of a commit that happened on the way.
     pub(crate) fn report_early_commit(&self, ino: Ino, open: &OpenFile) {
         if let Some(committed) = open.file.take_committed() {
-            self.tree
-                .committed(ino, committed.version, committed.attributes, None);
+            self.committed(ino, committed);
         }
+    }
+
+    fn committed(&self, ino: Ino, committed: Committed) {
+        if committed.rebased.is_some() {
+            self.tree.content_moved(ino);
+        }
+        let Committed {
+            version,
+            attributes,
+            rebased,
+        } = committed;
+        self.tree.committed(ino, version, attributes, rebased);
     }
 
     /// Commits one inode's content and tells the tree.
@@ -100,8 +112,7 @@ impl Fs {
         match open.file.commit().await {
             Ok(None) => Ok(()),
             Ok(Some(committed)) => {
-                self.tree
-                    .committed(ino, committed.version, committed.attributes, None);
+                self.committed(ino, committed);
                 self.displaced(displacing).await;
                 Ok(())
             }

@@ -112,7 +112,10 @@ pub struct FileHandle {
     pub stream: ReadStream,
     pub readable: bool,
     pub writable: bool,
-    pub append: bool,
+    /// Those of open(2).
+    pub flags: i32,
+    /// The kernel reads and writes around its page cache.
+    pub direct_io: bool,
     /// Its open has made the file: closing it means that the file is in the bucket, even if it only reads.
     pub created: bool,
     /// This handle has written: errors of background commits are its to hear.
@@ -384,15 +387,16 @@ impl Fs {
         direct_io: bool,
     ) -> Opened {
         let no_flush = flags & libc::O_ACCMODE == libc::O_RDONLY;
+        let direct_io = direct_io || is_for_appending(flags);
         Opened {
-            handle: self.new_file_handle(ino, open, flags, false),
+            handle: self.new_file_handle(ino, open, flags, false, direct_io),
             keep_cache,
             direct_io,
             no_flush,
         }
     }
 
-    fn new_file_handle(&self, ino: Ino, open: &Claim, flags: i32, created: bool) -> u64 {
+    fn new_file_handle(&self, ino: Ino, open: &Claim, flags: i32, created: bool, direct_io: bool) -> u64 {
         let access = flags & libc::O_ACCMODE;
         open.handles.fetch_add(1, Ordering::SeqCst);
         self.tree.pin(ino);
@@ -402,7 +406,8 @@ impl Fs {
             stream: ReadStream::default(),
             readable: access != libc::O_WRONLY,
             writable: access != libc::O_RDONLY,
-            append: flags & libc::O_APPEND != 0,
+            flags,
+            direct_io,
             created,
             wrote: AtomicBool::new(false),
         };
@@ -437,14 +442,15 @@ impl Fs {
         let node = self.tree.create_local(&directory, name, &id, attributes);
         self.tree.count_lookup(node.ino);
         let open = self.share(node.ino, file);
-        let handle = self.new_file_handle(node.ino, &open, flags, true);
+        let direct_io = is_for_appending(flags);
+        let handle = self.new_file_handle(node.ino, &open, flags, true, direct_io);
         self.touch_directory(&directory);
         Ok((
             node,
             Opened {
                 handle,
                 keep_cache: false,
-                direct_io: false,
+                direct_io,
                 no_flush: false,
             },
         ))
@@ -589,6 +595,12 @@ impl Fs {
             self.forget_record(record).await;
         }
     }
+}
+
+/// Where appended bytes land is known only once they are in the bucket: pages of them would be of the wrong places. A handle
+/// that cannot read cannot be mapped either, so nothing is lost by going around the page cache.
+fn is_for_appending(flags: i32) -> bool {
+    flags & libc::O_APPEND != 0 && flags & libc::O_ACCMODE == libc::O_WRONLY
 }
 
 /// Attributes of what `caller` creates now. `mode` has the type bits.

@@ -3,6 +3,7 @@
 use super::{convert, dispatch};
 use crate::base::error::Result;
 use crate::fs::attr::{Attr, Change};
+use crate::fs::io::WriteHow;
 use crate::fs::open::Opened;
 use crate::fs::readdir::DirectoryEntry;
 use crate::fs::{Caller, Fs, Kind, Node};
@@ -324,8 +325,8 @@ impl Filesystem for Handlers {
         handle: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        write_flags: WriteFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -333,8 +334,12 @@ impl Filesystem for Handlers {
         let mut buffer = BUFFER.take();
         buffer.clear();
         buffer.extend_from_slice(data);
+        let how = WriteHow {
+            flags: flags.0,
+            is_page: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+        };
         let operation = async move {
-            let written = fs.write(handle.0, offset, &buffer).await?;
+            let written = fs.write_with(handle.0, offset, &buffer, how).await?;
             Ok((written, buffer))
         };
         self.run("write", operation, |result| match result {

@@ -6,11 +6,13 @@
 //! 3. Sending while the program still writes: [`stream`]; the parts of one upload: [`upload`].
 //! 4. The bytes of one request, wherever they are: [`body`].
 //! 5. Commits: one at a time, shared by those who wait, with lost replies resolved and conflicts kept: [`commit`], [`keep`].
-//! 6. Memory for others: what is in parts is given up at once, the rest goes to the spool in the background: [`relief`].
+//! 6. Appends of many writers, which all survive: [`appends`].
+//! 7. Memory for others: what is in parts is given up at once, the rest goes to the spool in the background: [`relief`].
 //!
 //! Locks: `state` is held for moments only. `committing` is held by whatever may replace the base version; `spooling` by
 //! whoever writes to the spool file, so that a place in it is chosen and filled by one at a time.
 
+mod appends;
 mod body;
 mod chunks;
 mod commit;
@@ -69,6 +71,9 @@ pub struct Committed {
     pub version: Version,
     /// The attributes that the object's metadata now carries (all `None` where the format writes none).
     pub attributes: Attributes,
+    /// Appended bytes went behind a version that programs had not seen, with these headers: the bytes before them are not
+    /// what they were, nor are they where they were.
+    pub rebased: Option<Arc<ObjectHeaders>>,
 }
 
 /// The content of one file, shared by all its handles.
@@ -150,6 +155,7 @@ impl File {
         let mut state = State::new(id, headers, attributes, context.client.server_time());
         state.base = Base::Known(base);
         state.creation = Some(Creation::Truncating);
+        state.note_rewrite();
         state.note_change();
         Self::with_state(context, state)
     }
@@ -174,6 +180,7 @@ impl File {
         state.is_known_to_exist = false;
         state.former_transaction =
             Some(unsent.transaction.clone()).filter(|transaction| !transaction.is_empty());
+        state.note_rewrite();
         state.note_change();
         let changes = state.changes;
         state.spool = Some(file.clone());
@@ -404,6 +411,9 @@ impl File {
                     continue;
                 }
                 let written = state.write(start, data, &mut spare, &self.policy);
+                if offset.is_some() {
+                    state.note_rewrite();
+                }
                 let is_first =
                     !state.chunks.is_empty() && !std::mem::replace(&mut state.is_reclaimable, true);
                 (start, written, is_first, state.has_outgrown_upload(end))
@@ -463,8 +473,11 @@ impl File {
     /// parts of the upload.
     pub fn take_committed(&self) -> Option<Committed> {
         let mut state = self.state();
-        let committed = state.unreported.take();
+        let mut committed = state.unreported.take();
         state.is_known_to_exist |= committed.is_some();
+        if let Some(committed) = &mut committed {
+            committed.rebased = appends::rebased_headers(&mut state);
+        }
         committed
     }
 

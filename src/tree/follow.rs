@@ -1,7 +1,7 @@
 //! Small facts about inodes that operations leave behind for the ones after them.
 
 use super::node::{DirectoryPlace, Ino, Link, Node, ROOT};
-use super::{Listed, Tree, lookup};
+use super::{Invalidation, Listed, Tree, lookup};
 use crate::base::attributes::Attributes;
 use crate::base::mount_config::Source;
 use crate::base::names::{self, Named};
@@ -35,6 +35,14 @@ impl Tree {
         let same = current.is_some() && node.pages_of == current;
         node.pages_of = current;
         same
+    }
+
+    /// Bytes of an open file are not where programs have seen them: pages of it are of no version.
+    pub fn content_moved(&self, ino: Ino) {
+        if let Some(node) = self.table().get_mut(ino) {
+            node.pages_of = Some(ETag::new(""));
+        }
+        self.invalidate(Invalidation::Content { ino });
     }
 
     /// Whether the last open of this inode too met another version than was known; remembers this time.

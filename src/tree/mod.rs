@@ -64,6 +64,8 @@ pub enum Invalidation {
     Entry { parent: Ino, name: String },
     /// Attributes of this inode.
     Attributes { ino: Ino },
+    /// Attributes and pages of this inode.
+    Content { ino: Ino },
 }
 
 /// The limit of entries in all cached listings together.

@@ -88,8 +88,9 @@ fn expect(simulation: &Simulation, what: &str, outcome: &Outcome<Value>, allowed
 /// One meeting of `machine` with somebody else.
 pub fn meet(simulation: &mut Simulation, machine: usize) {
     simulation.wait_for_caches();
-    match simulation.random.below(6) {
+    match simulation.random.below(7) {
         0 | 1 => overwritten(simulation, machine),
+        6 => appended_to_while_open(simulation, machine),
         2 => deleted(simulation, machine),
         3 => created(simulation, machine),
         4 => overwritten_while_open(simulation, machine),
@@ -405,6 +406,62 @@ fn overwritten_while_open(simulation: &mut Simulation, machine: usize) {
             &[Ok(Value::Nothing), Err(libc::ESTALE)],
         );
     }
+}
+
+/// Another version, longer or shorter, takes the place of one that a handle appends to: the appended bytes come behind it.
+fn appended_to_while_open(simulation: &mut Simulation, machine: usize) {
+    let Some(path) = some_file(simulation) else { return };
+    let flags = libc::O_RDWR | libc::O_APPEND;
+    let open = Operation::Open {
+        handle: HANDLE,
+        path: path.clone(),
+        flags,
+    };
+    if simulation.execute(machine, &open).is_err() {
+        simulation.fail("the file cannot be opened");
+    }
+    let mut all = Vec::new();
+    for _ in 0..simulation.random.within(1..4) {
+        let len = simulation.random.within(1..3_000);
+        let data = simulation.random.bytes(len);
+        let write = Operation::Write {
+            handle: HANDLE,
+            offset: 0,
+            data: data.clone(),
+        };
+        let written = simulation.execute(machine, &write);
+        expect(simulation, "an append", &written, &[Ok(Value::Nothing)]);
+        if simulation.random.one_in(2) {
+            all = simulation.remote_put(&path);
+        } else if all.is_empty() {
+            all = simulation.reference.bytes(machine, &path).unwrap_or_default();
+        }
+        all.extend_from_slice(&data);
+        let synced = simulation.execute(machine, &Operation::Sync { handle: HANDLE });
+        expect(
+            simulation,
+            "an append that is committed",
+            &synced,
+            &[Ok(Value::Nothing)],
+        );
+        simulation.reference.put(&path, &all);
+        let read = simulation.execute(
+            machine,
+            &Operation::Read {
+                handle: HANDLE,
+                offset: 0,
+                len: usize::MAX,
+            },
+        );
+        expect(
+            simulation,
+            "reading what was appended",
+            &read,
+            &[Ok(Value::Bytes(all.clone()))],
+        );
+    }
+    let closed = simulation.execute(machine, &Operation::Close { handle: HANDLE });
+    expect(simulation, "closing", &closed, &[Ok(Value::Nothing)]);
 }
 
 fn overwrite(simulation: &mut Simulation, machine: usize, mine: &mut Vec<u8>, data: &[u8]) {

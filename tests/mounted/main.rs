@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod appends;
 mod buckets;
 mod counts;
 mod directories;

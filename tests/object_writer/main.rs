@@ -1,5 +1,6 @@
 //! The content of a file, with the real client, over HTTP, against the embedded server.
 
+mod appends;
 mod conflicts;
 mod faults;
 mod random;

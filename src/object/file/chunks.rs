@@ -209,6 +209,13 @@ impl ChunkStore {
             .map(|(id, chunk)| (*id, chunk.position, chunk.bytes().len() as u64, chunk.capacity))
     }
 
+    /// Moves all bytes of the file that are here from behind `from` to behind `to`.
+    pub fn shift(&mut self, from: u64, to: u64) {
+        for chunk in self.chunks.values_mut() {
+            chunk.position = chunk.position - from + to;
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }

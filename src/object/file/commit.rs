@@ -12,7 +12,7 @@ use super::File;
 use super::state::{Source, State};
 use super::stream::headers_in;
 use super::upload::{self, Link, Upload};
-use super::{Base, Committed};
+use super::{Base, Committed, appends};
 use crate::base::attributes::{Attributes, MetadataFormat};
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -60,6 +60,9 @@ impl State {
     /// A write with this identity is about to be sent. `false` afterwards: what came of it is known.
     fn note_attempt(&mut self, transaction: Option<String>) {
         if let Some(sealed) = &mut self.sealed {
+            if transaction.is_some() {
+                sealed.last_transaction.clone_from(&transaction);
+            }
             sealed.unknown_outcome_of = transaction;
         }
     }
@@ -190,14 +193,32 @@ impl File {
 
     async fn send_sealed(self: &Arc<Self>) -> Result<()> {
         let mut condition = self.state().base.condition();
-        for _ in 0..MAX_REPLACEMENTS {
-            match self.send(&condition).await? {
+        let (mut replacements, mut appends) = (0, 0);
+        let begun_at = rt::now();
+        while replacements < MAX_REPLACEMENTS && rt::now() - begun_at < self.context.stall_timeout {
+            let found = match self.send(&condition).await? {
                 Outcome::Stored(version) => return self.finish(version).await,
-                Outcome::Lost(found) => match self.next_condition(found.as_ref()) {
-                    Some(next) => condition = next,
-                    None => return Err(self.keep_conflict(found).await),
-                },
+                Outcome::Lost(found) => found,
+            };
+            if let Some(next) = self.next_condition(found.as_ref()) {
+                replacements += 1;
+                condition = next;
+                continue;
             }
+            let is_rebased = match &found {
+                Some(info) => self.rebase_appends(info).await?,
+                None => false,
+            };
+            if !is_rebased {
+                return Err(self.keep_conflict(found).await);
+            }
+            if self.state().sealed.is_none() {
+                // It was stored before.
+                return self.finish_appended().await;
+            }
+            appends += 1;
+            rt::sleep(appends::pause(appends)).await;
+            condition = self.state().base.condition();
         }
         Err(Error::new(ErrorKind::Busy, "the object keeps changing").on(&self.id()))
     }
@@ -289,7 +310,7 @@ impl File {
         let (request, transaction) = {
             let state = self.state();
             let transaction = state.transaction();
-            let headers = self.headers(&state.headers, &state.sealed_attributes(), &transaction);
+            let headers = self.headers(&state, &state.sealed_attributes(), &transaction);
             let version = source.reader.version();
             let request = CopyRequest {
                 from: source.id.clone(),
@@ -310,7 +331,7 @@ impl File {
         let (id, headers, transaction, size_bytes) = {
             let state = self.state();
             let transaction = state.transaction();
-            let headers = self.headers(&state.headers, &state.sealed_attributes(), &transaction);
+            let headers = self.headers(&state, &state.sealed_attributes(), &transaction);
             (state.id.clone(), headers, transaction, state.sealed_size_bytes())
         };
         let body = self.body(ByteRange::new(0, size_bytes)).await?;
@@ -498,6 +519,7 @@ impl File {
             state.unreported = Some(Committed {
                 version,
                 attributes: written(context.metadata_format, stored),
+                rebased: None,
             });
             if !state.is_dirty() && late.is_none() {
                 state.attributes.mtime = stored.mtime;
@@ -527,6 +549,25 @@ impl File {
             Some(attributes) => self.rewrite_attributes(attributes).await,
             None => Ok(()),
         }
+    }
+
+    /// What was sealed was stored, and others have appended to it since.
+    async fn finish_appended(&self) -> Result<()> {
+        let records = {
+            let mut state = self.state();
+            if let Base::Known(version) = &state.base {
+                state.unreported = Some(Committed {
+                    version: version.clone(),
+                    attributes: written(self.context.metadata_format, state.attributes),
+                    rebased: None,
+                });
+            }
+            state.persisted.take().map(|persisted| persisted.records)
+        };
+        for record in records.into_iter().flatten() {
+            upload::forget(&self.context.spool, record).await;
+        }
+        Ok(())
     }
 
     /// Attributes were set after the upload was created, with the former ones in it: a copy onto itself replaces them.
@@ -592,7 +633,11 @@ impl File {
         });
         state.base = Base::Known(version.clone());
         let attributes = written(self.context.metadata_format, attributes);
-        state.unreported = Some(Committed { version, attributes });
+        state.unreported = Some(Committed {
+            version,
+            attributes,
+            rebased: None,
+        });
     }
 }
 

@@ -10,8 +10,8 @@
 
 use super::chunks::ChunkStore;
 use super::upload::Upload;
-use super::{Committed, Creation};
-use crate::base::attributes::Attributes;
+use super::{Committed, Creation, appends};
+use crate::base::attributes::{Attributes, TRANSACTION};
 use crate::base::error::Error;
 use crate::base::extents::{Backing, ChunkId, Extent, ExtentMap};
 use crate::base::limits::UploadLimits;
@@ -73,6 +73,8 @@ pub struct Sealed {
     pub mtime_is_explicit: bool,
     /// The identity of a write that may or may not have happened: this state is sent again before any other.
     pub unknown_outcome_of: Option<String>,
+    /// The identity of the last write that was tried.
+    pub last_transaction: Option<String>,
 }
 
 /// The content in recorded spool files.
@@ -93,6 +95,12 @@ pub struct State {
     pub last_change: u64,
     /// Everything up to this generation is in the bucket, or was given up as a conflict.
     pub settled: u64,
+    /// The generation of the last change of content that was no append.
+    pub last_rewrite: u64,
+    /// The generation in which somebody last set attributes.
+    pub attributes_set: u64,
+    /// Appended bytes went behind another version than the one that programs saw; nobody was told of it yet.
+    pub is_rebased: bool,
     /// Counts changes, to know whether anything happened in between.
     pub changes: u64,
     pub chunks: ChunkStore,
@@ -180,6 +188,9 @@ impl State {
             generation: 1,
             last_change: 0,
             settled: 0,
+            last_rewrite: 0,
+            attributes_set: 0,
+            is_rebased: false,
             changes: 0,
             chunks: ChunkStore::default(),
             next_chunk_bytes: FIRST_CHUNK_BYTES,
@@ -228,11 +239,16 @@ impl State {
         self.mtime_is_explicit = false;
     }
 
+    pub fn note_rewrite(&mut self) {
+        self.last_rewrite = self.generation;
+    }
+
     pub fn set_attributes(&mut self, attributes: Attributes) {
         if attributes.mtime != self.attributes.mtime {
             self.mtime_is_explicit = true;
         }
         self.attributes = attributes;
+        self.attributes_set = self.generation;
         self.note_change();
     }
 
@@ -409,6 +425,7 @@ impl State {
         if size_bytes < old_size_bytes {
             self.forget_parts_in(ByteRange::new(size_bytes, u64::MAX));
         }
+        self.note_rewrite();
         self.note_write();
         true
     }
@@ -434,6 +451,7 @@ impl State {
             attributes: self.attributes,
             mtime_is_explicit: self.mtime_is_explicit,
             unknown_outcome_of: None,
+            last_transaction: None,
         });
         self.generation += 1;
     }
@@ -461,6 +479,11 @@ impl State {
         self.chunks.release(&extents);
         let settled = self.map.settle(sealed.generation);
         self.chunks.release(&settled);
+        let only_appended = self.only_appended();
+        appends::hand_on(&mut self.headers, only_appended);
+        if let Some(transaction) = sealed.last_transaction {
+            self.headers.metadata.insert(TRANSACTION.to_owned(), transaction);
+        }
         self.settled = self.settled.max(sealed.generation);
         self.source = Some(Source {
             id: self.id.clone(),

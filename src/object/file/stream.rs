@@ -3,10 +3,10 @@
 //! 1. What is sent ahead may change before the commit: the part is then forgotten and its number sent again.
 //! 2. A failure here is nobody's error yet: the commit sends what is missing and reports.
 
-use super::File;
 use super::body::Body;
 use super::state::State;
 use super::upload::{self, Link, Upload};
+use super::{File, appends};
 use crate::base::attributes::{Attributes, MetadataFormat, TRANSACTION};
 use crate::base::error::Result;
 use crate::base::object::{ByteRange, ObjectHeaders};
@@ -42,21 +42,18 @@ impl File {
             .sealed
             .as_ref()
             .map_or(state.attributes, |sealed| sealed.attributes);
-        let headers = self.headers(&state.headers, &attributes, &transaction);
+        let headers = self.headers(state, &attributes, &transaction);
         let lanes = upload::lanes_for(self.context.budget.limit_bytes(), self.policy.part_bytes);
         let link = Link::new(state.id.clone(), transaction, headers, attributes, lanes);
         state.upload = Some(Upload::new(link.clone()));
         link
     }
 
-    /// What an object of this file carries.
-    pub(super) fn headers(
-        &self,
-        headers: &ObjectHeaders,
-        attributes: &Attributes,
-        transaction: &str,
-    ) -> ObjectHeaders {
-        headers_in(self.context.metadata_format, headers, attributes, transaction)
+    /// What the next version of this file's object carries.
+    pub(super) fn headers(&self, state: &State, attributes: &Attributes, transaction: &str) -> ObjectHeaders {
+        let mut headers = state.headers.clone();
+        appends::hand_on(&mut headers, state.only_appended());
+        headers_in(self.context.metadata_format, &headers, attributes, transaction)
     }
 
     async fn send_cell(self: Arc<Self>, link: Arc<Link>, number: u32, cell: ByteRange) {
