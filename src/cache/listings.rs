@@ -5,10 +5,13 @@
 //!    and every change of the directory makes it worthless ([`Listings::finish`] then keeps nothing).
 //! 2. A few huge directories must not drive out everything else: nothing over an eighth of the capacity is admitted.
 //! 3. A change made through this mount is visible at once: [`Listings::insert`] and [`Listings::remove`] follow it.
+//! 4. Who lists many directories at once does not know which ones before they come, and so cannot have a ticket for each:
+//!    changes are remembered for a while, with their order ([`Listings::moment`], [`Listings::finish_since`]).
 
 use lru::LruCache;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +40,14 @@ pub struct Ticket<K> {
     serial: u64,
 }
 
+/// A point in the order of all changes that were made through this mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
+
+/// So many directories are remembered as changed lately.
+// unwrap: the number is not zero, which the compiler checks.
+const REMEMBERED_CHANGES: NonZeroUsize = NonZeroUsize::new(8_192).unwrap();
+
 /// Listings by directory. `K` names a directory, `E` is what is known of one entry.
 pub struct Listings<K: Hash + Eq + Clone, E: Clone> {
     inner: Mutex<Inner<K, E>>,
@@ -49,6 +60,11 @@ struct Inner<K: Hash + Eq, E> {
     /// Serial numbers of listings that are being read now.
     in_progress: HashMap<K, Vec<u64>>,
     last_serial: u64,
+    /// When each directory was changed last.
+    changed: LruCache<K, Moment>,
+    last_change: Moment,
+    /// Up to here changes are not remembered one by one.
+    forgotten_until: Moment,
 }
 
 impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
@@ -59,6 +75,9 @@ impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
             held_entries: 0,
             in_progress: HashMap::new(),
             last_serial: 0,
+            changed: LruCache::new(REMEMBERED_CHANGES),
+            last_change: Moment(0),
+            forgotten_until: Moment(0),
         };
         Self {
             inner: Mutex::new(inner),
@@ -103,6 +122,36 @@ impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
         }
     }
 
+    /// To be asked before the bucket is.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        self.lock().last_change
+    }
+
+    /// As [`Listings::finish`], for a listing without a ticket: the bucket was asked for its first entries at `listed_at`,
+    /// after `since`.
+    pub fn finish_since(
+        &self,
+        directory: &K,
+        since: Moment,
+        entries: BTreeMap<String, E>,
+        listed_at: Instant,
+    ) {
+        let mut inner = self.lock();
+        let is_newer_known = inner
+            .by_directory
+            .peek(directory)
+            .is_some_and(|known| known.listed_at > listed_at);
+        if is_newer_known || inner.has_changed(directory, since) || entries.len() > self.admission_limit() {
+            return;
+        }
+        let listing = Listing {
+            entries: Arc::new(entries),
+            listed_at,
+        };
+        inner.put(directory.clone(), listing, self.capacity_entries);
+    }
+
     /// The listing was given up.
     pub fn abandon(&self, ticket: &Ticket<K>) {
         self.lock().end(ticket);
@@ -111,7 +160,7 @@ impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
     /// A directory that this mount has just made: it is known to be empty.
     pub fn insert_empty(&self, directory: &K, now: Instant) {
         let mut inner = self.lock();
-        inner.in_progress.remove(directory);
+        inner.note_change(directory);
         let listing = Listing {
             entries: Arc::new(BTreeMap::new()),
             listed_at: now,
@@ -152,7 +201,7 @@ impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
     /// Forgets one directory's listing.
     pub fn forget(&self, directory: &K) {
         let mut inner = self.lock();
-        inner.in_progress.remove(directory);
+        inner.note_change(directory);
         inner.take(directory);
     }
 
@@ -160,6 +209,8 @@ impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
     pub fn forget_where(&self, condemned: impl Fn(&K) -> bool) {
         let mut inner = self.lock();
         inner.in_progress.retain(|directory, _| !condemned(directory));
+        inner.last_change.0 += 1;
+        inner.forgotten_until = inner.last_change;
         let doomed: Vec<K> = inner
             .by_directory
             .iter()
@@ -188,7 +239,7 @@ impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
 
     fn change(&self, directory: &K, change: impl FnOnce(&mut BTreeMap<String, E>)) {
         let mut inner = self.lock();
-        inner.in_progress.remove(directory);
+        inner.note_change(directory);
         let Some(mut listing) = inner.take(directory) else {
             return;
         };
@@ -203,6 +254,21 @@ impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
 }
 
 impl<K: Hash + Eq + Clone, E: Clone> Inner<K, E> {
+    /// Whatever is being listed of the directory is worthless from now on.
+    fn note_change(&mut self, directory: &K) {
+        self.in_progress.remove(directory);
+        self.last_change.0 += 1;
+        if let Some((dropped, at)) = self.changed.push(directory.clone(), self.last_change)
+            && dropped != *directory
+        {
+            self.forgotten_until = self.forgotten_until.max(at);
+        }
+    }
+
+    fn has_changed(&self, directory: &K, since: Moment) -> bool {
+        self.forgotten_until > since || self.changed.peek(directory).is_some_and(|at| *at > since)
+    }
+
     /// True when the ticket is still good.
     fn end(&mut self, ticket: &Ticket<K>) -> bool {
         let Some(serials) = self.in_progress.get_mut(&ticket.directory) else {
@@ -264,6 +330,42 @@ mod tests {
         cache.remove(&"d", "a");
         assert!(matches!(cache.answer(&"d", "new"), Answer::Present(2, _)));
         assert!(matches!(cache.answer(&"d", "a"), Answer::Absent(_)));
+    }
+
+    #[test]
+    fn a_listing_without_a_ticket_is_worthless_after_a_change_since_it_began() {
+        let cache: Listings<&str, u32> = Listings::new(100);
+        cache.insert(&"changed before", "x", 1);
+        let (since, asked_at) = (cache.moment(), rt::now());
+        cache.insert(&"changed", "new", 2);
+        for directory in ["changed before", "changed", "unchanged"] {
+            cache.finish_since(&directory, since, entries(&["a"]), asked_at);
+        }
+        assert!(matches!(
+            cache.answer(&"changed before", "a"),
+            Answer::Present(1, _)
+        ));
+        assert_eq!(cache.answer(&"changed", "a"), Answer::Unknown);
+        assert!(matches!(cache.answer(&"unchanged", "a"), Answer::Present(1, _)));
+
+        let since = cache.moment();
+        cache.forget_where(|directory| *directory == "unchanged");
+        cache.finish_since(&"unchanged", since, entries(&["a"]), asked_at);
+        assert_eq!(cache.answer(&"unchanged", "a"), Answer::Unknown);
+    }
+
+    #[test]
+    fn more_changes_than_are_remembered_count_for_all_directories() {
+        let cache: Listings<usize, u32> = Listings::new(100);
+        let (since, asked_at) = (cache.moment(), rt::now());
+        for directory in 0..=REMEMBERED_CHANGES.get() {
+            cache.remove(&directory, "x");
+        }
+        cache.finish_since(&usize::MAX, since, entries(&["a"]), asked_at);
+        assert_eq!(cache.answer(&usize::MAX, "a"), Answer::Unknown);
+        let since = cache.moment();
+        cache.finish_since(&usize::MAX, since, entries(&["a"]), asked_at);
+        assert!(matches!(cache.answer(&usize::MAX, "a"), Answer::Present(1, _)));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! 2. What was acknowledged survives the death of the process at any point: [`store`], on [`log`] and [`blobs`].
 //! 3. Bodies of any size in bounded memory: [`blobs`] (in), [`body`] (out).
 //! 4. Tests want things to go wrong at a chosen request, to count requests, and to run without real time:
-//!    [`faults`], [`counts`], and [`Store::serve_connection`] on a store in memory.
+//!    [`faults`], [`counts`], and [`Store::serve_connection`] on a store in memory; and large buckets at once: [`fill`].
 //!
 //! The HTTP protocol of S3 (signatures, chunked uploads, XML) is the `s3s` crate's.
 
@@ -16,6 +16,7 @@ mod conditions;
 mod connection;
 mod counts;
 mod faults;
+mod fill;
 mod listing;
 mod log;
 mod operations;

@@ -1,5 +1,6 @@
 //! Pure decisions: no I/O, no async, no clock.
 pub mod entries;
+pub mod flat;
 pub mod grid;
 pub mod parts;
 pub mod readahead;

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// S3 returns at most this many keys in a page, whatever is asked for.
-const PAGE_KEYS: u32 = 1_000;
+pub(super) const PAGE_KEYS: u32 = 1_000;
 
 /// One name of a directory that is being read.
 #[derive(Clone, Debug)]
@@ -190,6 +190,8 @@ pub struct DirectoryReader {
 }
 
 enum Source {
+    /// Nothing was read yet.
+    Undecided,
     /// From the cache.
     Listing {
         items: VecDeque<Item>,
@@ -213,18 +215,32 @@ impl DirectoryReader {
             .filter_map(|node| node.link.as_ref())
             .map(|link| link.name.clone())
             .collect();
-        let source = match tree.listings.get(&place) {
-            Some(listing) if tree.is_fresh(listing.listed_at) => Source::Listing {
-                items: cached_items(tree, &place, &listing),
-            },
-            _ => Source::Bucket(Box::new(tree.stream(place.clone()))),
-        };
         Self {
             tree: tree.clone(),
             place,
             local,
             local_names,
-            source,
+            source: Source::Undecided,
+        }
+    }
+
+    /// What this mount knows already, or what a listing ahead of a walk brings, or the bucket.
+    async fn decide(&self) -> Source {
+        let fresh = |tree: &Tree| {
+            tree.listings
+                .get(&self.place)
+                .filter(|listing| tree.is_fresh(listing.listed_at))
+        };
+        let mut listing = fresh(&self.tree);
+        if listing.is_none() && self.tree.wait_for_listing_ahead(&self.place).await {
+            listing = fresh(&self.tree);
+        }
+        self.tree.walks.has_read(&self.place);
+        match listing {
+            Some(listing) => Source::Listing {
+                items: cached_items(&self.tree, &self.place, &listing),
+            },
+            None => Source::Bucket(Box::new(self.tree.stream(self.place.clone()))),
         }
     }
 
@@ -246,7 +262,11 @@ impl DirectoryReader {
                     .collect(),
             ));
         }
+        if let Source::Undecided = self.source {
+            self.source = self.decide().await;
+        }
         let batch = match &mut self.source {
+            Source::Undecided => None,
             Source::Listing { items } => {
                 let count = items.len().min(CACHED_BATCH);
                 (count > 0).then(|| items.drain(..count).collect::<Vec<_>>())
@@ -368,14 +388,14 @@ impl Tree {
     }
 }
 
-fn listed(kind: &EntryKind) -> Listed {
+pub(super) fn listed(kind: &EntryKind) -> Listed {
     match kind {
         EntryKind::File(object) => Listed::Object(object.clone()),
         EntryKind::Directory(key) => Listed::Directory(key.clone()),
     }
 }
 
-fn page_object(object: crate::s3::types::ListedObject) -> PageObject {
+pub(super) fn page_object(object: crate::s3::types::ListedObject) -> PageObject {
     PageObject {
         key: object.key,
         size_bytes: object.size_bytes,

@@ -83,9 +83,13 @@ impl Tree {
         }
         match self.listings.answer(&directory, name) {
             Answer::Present(listed, at) if self.is_fresh(at) => {
+                self.walks.has_read(&directory);
                 return self.settle_listed(&directory, name, listed, at).await;
             }
-            Answer::Absent(at) if self.is_fresh(at) => return Ok(None),
+            Answer::Absent(at) if self.is_fresh(at) => {
+                self.walks.has_read(&directory);
+                return Ok(None);
+            }
             _ => {}
         }
         if let Some(node) = self.recently_checked(&directory, &resolved) {
@@ -248,6 +252,10 @@ impl Tree {
 
     /// Lists a directory if one page holds it; false when it is larger.
     async fn list_small(self: &Arc<Self>, directory: &DirectoryPlace) -> Result<bool> {
+        if self.wait_for_listing_ahead(directory).await && self.listings.get(directory).is_some() {
+            self.walks.has_read(directory);
+            return Ok(true);
+        }
         let mut stream = self.stream(directory.clone());
         stream.next_batch().await?;
         Ok(stream.is_finished())

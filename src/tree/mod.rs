@@ -6,7 +6,8 @@
 //! 3. Directories of any size are read in pages, with what is local mixed in ([`directory`]).
 //! 4. What is seen of the bucket by accident keeps everything else honest ([`freshness`]).
 //! 5. Changes of the namespace are conditional on what is there ([`change`], [`rename`]).
-//! 6. Buckets are directories of a virtual root ([`buckets`]).
+//! 6. Whoever walks a tree has its listings before they are asked for ([`walks`]).
+//! 7. Buckets are directories of a virtual root ([`buckets`]).
 
 pub mod buckets;
 pub mod change;
@@ -17,6 +18,7 @@ pub mod lookup;
 pub mod node;
 pub mod rename;
 pub mod table;
+pub mod walks;
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::mount_config::{AttributesMode, Source};
@@ -81,6 +83,7 @@ pub struct Tree {
     pub(crate) attributes: AttributeCache,
     buckets: buckets::BucketCache,
     heat: lookup::Heat,
+    walks: walks::Walks,
     /// A listing has shown a checksum algorithm, so an object without the mark was not written by a tool of ours.
     algorithms_seen: AtomicBool,
     /// Another tool's attributes were seen on an unmarked object: marks prove nothing here.
@@ -111,6 +114,7 @@ impl Tree {
             attributes: AttributeCache::new(ATTRIBUTE_CAPACITY),
             buckets: buckets::BucketCache::default(),
             heat: lookup::Heat::default(),
+            walks: walks::Walks::default(),
             settings,
             invalidations,
         })

@@ -22,3 +22,4 @@ mod read_only;
 mod starting;
 mod two_mounts;
 mod users;
+mod walks;

@@ -385,6 +385,10 @@ impl Mount {
         self.is_left = true;
     }
 
+    pub fn peak_memory_kib(&self) -> u64 {
+        processes::peak_memory_kib(self.process_id)
+    }
+
     pub fn is_mounted(&self) -> bool {
         self.place.is_mounted()
     }

@@ -18,6 +18,14 @@ pub fn is_alive(process_id: u32) -> bool {
     !matches!(fields_after_name(&stat).next(), Some("Z" | "X") | None)
 }
 
+/// The most memory that the process ever had resident (proc_pid_status(5), `VmHWM`), in KiB.
+pub fn peak_memory_kib(process_id: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process_id}/status")).expect("a process of ours");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .expect("a number")
+}
+
 /// proc_pid_stat(5): the name stands in parentheses and may hold anything; state, parent and group follow.
 fn fields_after_name(stat: &str) -> impl Iterator<Item = &str> {
     stat.rsplit_once(')')

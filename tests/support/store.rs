@@ -77,6 +77,15 @@ impl Store {
             .server
     }
 
+    /// Many objects at once, without a request (only on the embedded store).
+    pub fn fill(&self, keys: impl IntoIterator<Item = String>, data: &[u8]) {
+        let mut keys = keys.into_iter();
+        let Some(first) = keys.next() else { return };
+        self.bucket.put(&first, data);
+        let store = self.server().store();
+        block_on(store.multiply(&self.bucket.name, &first, keys)).expect("filled");
+    }
+
     pub fn another_bucket(&self, name: &str) -> Bucket {
         Bucket::create(&self.client, name)
     }
