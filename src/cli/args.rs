@@ -9,6 +9,7 @@
 
 use crate::base::attributes::MetadataFormat;
 use crate::base::mount_config::{AttributesMode, MetadataTtl, PathStyle};
+use crate::cli::bucket::args::{BucketsArgs, CatArgs, GetArgs, LsArgs, UrlArgs};
 use crate::cli::failure::EXIT_CODES_HELP;
 use crate::cli::units::{parse_duration, parse_mode, parse_size_bytes, parse_ttl};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -45,7 +46,20 @@ pub enum Command {
     /// List, save or drop local versions that lost against a newer object
     Conflicts(ConflictsArgs),
     /// List the buckets of the account
+    #[command(after_long_help = EXIT_CODES_HELP)]
     Buckets(BucketsArgs),
+    /// List a bucket's keys
+    #[command(after_long_help = EXIT_CODES_HELP)]
+    Ls(LsArgs),
+    /// Write an object to standard output
+    #[command(after_long_help = EXIT_CODES_HELP)]
+    Cat(CatArgs),
+    /// Download an object to a file
+    #[command(after_long_help = EXIT_CODES_HELP)]
+    Get(GetArgs),
+    /// Print a signed link to an object
+    #[command(after_long_help = EXIT_CODES_HELP)]
+    Url(UrlArgs),
     /// Detaches a mount whose daemon died (started by `mount`, not by people)
     #[command(hide = true)]
     WatchMount(WatchMountArgs),
@@ -256,14 +270,6 @@ pub enum ConflictsAction {
         #[command(flatten)]
         endpoint: EndpointArgs,
     },
-}
-
-#[derive(Args, Clone, Debug)]
-pub struct BucketsArgs {
-    #[command(flatten)]
-    pub endpoint: EndpointArgs,
-    #[command(flatten)]
-    pub log: LogArgs,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -2,11 +2,11 @@
 
 use crate::base::object::ObjectId;
 use crate::cli::args::{ConflictsAction, ConflictsArgs, EndpointArgs};
-use crate::cli::buckets::start_log;
 use crate::cli::conflicts;
 use crate::cli::connect;
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
+use crate::cli::foreground::start_log;
 use crate::cli::mount_config;
 use crate::s3::types::UploadId;
 use crate::s3::{Client, ClientOptions};

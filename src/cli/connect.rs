@@ -3,9 +3,7 @@
 use crate::base::mount_config::{EndpointConfig, PathStyle};
 use crate::cli::failure::Failure;
 use crate::rt;
-use crate::s3::{self, Capabilities, Client, ClientOptions, StaticCredentials};
-use crate::telemetry::Metrics;
-use std::sync::Arc;
+use crate::s3::{self, Capabilities, ClientOptions, StaticCredentials};
 
 /// The client's options for `endpoint`; what only mounts decide is left at its default.
 #[must_use]
@@ -36,18 +34,6 @@ pub fn client_options(endpoint: &EndpointConfig) -> ClientOptions {
 pub fn overrides(endpoint: &EndpointConfig) -> Capabilities {
     // `mount_config` has checked the text; what cannot be read says nothing.
     endpoint.capabilities.parse().unwrap_or_default()
-}
-
-/// A client for a command that only looks.
-///
-/// # Errors
-/// Denied without credentials.
-pub async fn client(endpoint: &EndpointConfig) -> Result<Client, Failure> {
-    let options = ClientOptions {
-        read_only: true,
-        ..client_options(endpoint)
-    };
-    Ok(Client::connect(options, Arc::new(Metrics::default())).await?)
 }
 
 /// Runs a command that awaits.

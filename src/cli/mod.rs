@@ -4,8 +4,9 @@
 //! (`mount_config`), and only then something happens. Every command returns `Ok` or a [`failure::Failure`], which carries
 //! the text and the exit code; [`run`] is the only place that prints it.
 
+mod advice;
 pub mod args;
-mod buckets;
+pub mod bucket;
 pub mod conflicts;
 mod conflicts_command;
 mod connect;
@@ -15,6 +16,7 @@ mod demo;
 pub mod environment;
 pub mod failure;
 mod filesystem;
+mod foreground;
 mod known_stores;
 mod mount;
 pub mod mount_config;
@@ -37,14 +39,34 @@ use std::process::ExitCode;
 #[must_use]
 pub fn run() -> ExitCode {
     let arguments = args::normalise(std::env::args_os().collect());
-    // Prints and exits by itself for --help, --version and usage errors (exit code 2).
-    let cli = Cli::parse_from(&arguments);
+    let wants_json = arguments.iter().any(|word| word == "--json");
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            if wants_json && error.use_stderr() {
+                let text = error.to_string();
+                let failure = Failure::usage(text.trim_start_matches("error: ").trim_end());
+                report(&failure, true);
+                return failure.exit.into();
+            }
+            // Prints and exits for --help, --version and usage errors (exit code 2).
+            error.exit()
+        }
+    };
     match dispatch(cli.command, arguments.get(1..).unwrap_or_default()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("pailfs: {failure}");
+            report(&failure, wants_json);
             failure.exit.into()
         }
+    }
+}
+
+/// Tells people, and then scripts, what went wrong.
+fn report(failure: &Failure, as_json: bool) {
+    eprintln!("pailfs: {failure}");
+    if as_json {
+        eprintln!("{}", failure.to_json());
     }
 }
 
@@ -55,7 +77,11 @@ fn dispatch(command: Command, arguments: &[OsString]) -> Result<(), Failure> {
         Command::WatchMount(args) => watcher::watch(&args.mount_point, std::io::stdin()),
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
-        Command::Buckets(args) => buckets::run(&args),
+        Command::Buckets(args) => bucket::run_buckets(&args),
+        Command::Ls(args) => bucket::run_ls(&args),
+        Command::Cat(args) => bucket::run_cat(&args),
+        Command::Get(args) => bucket::run_get(&args),
+        Command::Url(args) => bucket::run_url(&args),
         Command::Conflicts(args) => conflicts_command::run(&args),
     }
 }

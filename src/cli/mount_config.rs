@@ -246,7 +246,9 @@ pub fn check_bucket_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn memory_budget(option: Option<u64>, environment: &Environment) -> Result<u64, Failure> {
+/// # Errors
+/// Usage for less than an upload needs.
+pub fn memory_budget(option: Option<u64>, environment: &Environment) -> Result<u64, Failure> {
     match option {
         Some(bytes) if bytes < MIN_MEMORY_BYTES => Err(Failure::usage(format!(
             "--memory must be at least {}MiB",

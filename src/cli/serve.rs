@@ -1,10 +1,10 @@
 //! `pailfs serve`: the embedded store over a directory, until Ctrl-C or SIGTERM.
 
 use crate::cli::args::ServeArgs;
-use crate::cli::buckets::start_log;
 use crate::cli::connect;
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
+use crate::cli::foreground::start_log;
 use crate::cli::signals::EndingSignals;
 use crate::cli::system::directories;
 use crate::embedded::{Server, ServerOptions};

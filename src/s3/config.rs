@@ -165,6 +165,7 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
         capabilities: KnownCapabilities::new(capabilities, !options.read_only, options.probe_prefix),
         endpoint: endpoint_url.unwrap_or_else(|| "aws".to_owned()),
         is_aws,
+        credentials: shared.credentials_provider().filter(|_| !options.no_sign_request),
     };
     Ok(Client {
         inner: Arc::new(inner),

@@ -30,7 +30,12 @@ pub(super) fn system_time(time: Option<&DateTime>) -> SystemTime {
 
 /// `x-amz-copy-source`: bucket and key, percent-encoded.
 pub(super) fn copy_source(from: &ObjectId) -> String {
-    format!("{}/{}", from.bucket, utf8_percent_encode(&from.key, PATH))
+    format!("{}/{}", from.bucket, encode_key(&from.key))
+}
+
+/// A key as it stands in a URL.
+pub(super) fn encode_key(key: &str) -> impl std::fmt::Display + '_ {
+    utf8_percent_encode(key, PATH)
 }
 
 pub(super) fn range_header(range: ByteRange) -> String {

@@ -13,6 +13,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::ObjectId;
 use crate::rt;
 use crate::telemetry::{Metrics, RequestClass};
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client as SdkClient;
 use std::future::Future;
 use std::pin::Pin;
@@ -127,6 +128,8 @@ pub(super) struct Inner {
     pub capabilities: KnownCapabilities,
     pub endpoint: String,
     pub is_aws: bool,
+    /// `None`: requests are not signed.
+    pub credentials: Option<SharedCredentialsProvider>,
 }
 
 impl Inner {

@@ -1,10 +1,11 @@
 //! Tests on real mounts, with real programs: the embedded store and SeaweedFS, as root and as an ordinary user.
 //!
 //! Needs `/dev/fuse` and fusermount3. `PAILFS_TEST_WEED` names SeaweedFS (scripts/test installs it); without it its
-//! tests are skipped, but with `CI` set they fail. `PAILFS_TEST_NIGHTLY=1` moves more data, `PAILFS_TEST_LOG` sets the
+//! tests are skipped, but with `CI` set they fail. `PAILFS_TEST_LONG=1` moves more data, `PAILFS_TEST_LOG` sets the
 //! daemons' log level.
 
 #[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "what only the tests of commands need")]
 mod support;
 
 mod appends;

@@ -3,7 +3,7 @@
 //! Difficulties, and who solves each:
 //! 1. A filesystem under test may hang, and whoever touches it hangs too: [`command`] runs programs under a deadline
 //!    that kills them and tells where they hung, and every [`mount`] has a watchdog that kills its daemon.
-//! 2. A failing test must not leave mounts or processes behind: [`mount::Mount`] and [`seaweed`] clean up when dropped,
+//! 2. A failing test must not leave mounts or processes behind: [`mount::Mount`] and [`server`] clean up when dropped,
 //!    also while panicking, and what they start dies with the thread that started it.
 //! 3. One test, several stores: [`store`] hides which one it is, and [`s3`] is the other program that uses the bucket.
 //! 4. Many tests at once: everything has its own directory and port; nothing is global.
@@ -11,10 +11,12 @@
 pub mod command;
 pub mod daemon_log;
 pub mod files;
+pub mod moto;
 pub mod mount;
 pub mod processes;
 pub mod s3;
 pub mod seaweed;
+pub mod server;
 pub mod store;
 
 use std::time::{Duration, Instant};
@@ -67,7 +69,7 @@ pub fn must_not_skip() -> bool {
 
 /// True in the long, nightly run.
 pub fn is_nightly() -> bool {
-    std::env::var_os("PAILFS_TEST_NIGHTLY").is_some_and(|value| value == "1")
+    std::env::var_os("PAILFS_TEST_LONG").is_some_and(|value| value == "1")
 }
 
 pub fn is_root() -> bool {

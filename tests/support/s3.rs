@@ -40,6 +40,15 @@ impl Bucket {
         block_on(request.send()).unwrap_or_else(|error| panic!("put {key:?}: {error:?}"));
     }
 
+    pub fn put_with_metadata(&self, key: &str, data: impl Into<Vec<u8>>, metadata: &[(&str, &str)]) {
+        let body = ByteStream::from(data.into());
+        let mut request = self.client.put_object().bucket(&self.name).key(key).body(body);
+        for (name, value) in metadata {
+            request = request.metadata(*name, *value);
+        }
+        block_on(request.send()).unwrap_or_else(|error| panic!("put {key:?}: {error:?}"));
+    }
+
     /// Many at once.
     pub fn put_all(&self, keys: impl IntoIterator<Item = String>, data: &[u8]) {
         const AT_ONCE: usize = 16;

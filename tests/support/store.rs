@@ -1,5 +1,6 @@
-//! The stores that tests run on: the embedded one, in this process, so that its requests can be counted; and SeaweedFS.
+//! The stores that tests run on: the embedded one, in this process, so that its requests can be counted; SeaweedFS; moto.
 
+use super::moto;
 use super::mount::MountBuilder;
 use super::s3::{self, Bucket};
 use super::seaweed;
@@ -24,6 +25,7 @@ pub struct Store {
     pub endpoint_url: String,
     client: aws_sdk_s3::Client,
     embedded: Option<Embedded>,
+    is_moto: bool,
 }
 
 struct Embedded {
@@ -48,10 +50,20 @@ impl Store {
 
     /// A new bucket of the one SeaweedFS of this test run; `None` when the test is to be skipped.
     pub fn seaweed() -> Option<Self> {
+        Some(Self::with_new_bucket(seaweed::endpoint_url()?))
+    }
+
+    /// The same on the one moto of this test run.
+    pub fn moto() -> Option<Self> {
+        let mut store = Self::with_new_bucket(moto::endpoint_url()?);
+        store.is_moto = true;
+        Some(store)
+    }
+
+    fn with_new_bucket(endpoint_url: String) -> Self {
         static BUCKETS: AtomicU64 = AtomicU64::new(0);
-        let endpoint_url = seaweed::endpoint_url()?;
         let number = BUCKETS.fetch_add(1, Ordering::Relaxed);
-        Some(Self::at(endpoint_url, &format!("test-{number}")))
+        Self::at(endpoint_url, &format!("test-{number}"))
     }
 
     fn at(endpoint_url: String, bucket: &str) -> Self {
@@ -61,11 +73,16 @@ impl Store {
             endpoint_url,
             client,
             embedded: None,
+            is_moto: false,
         }
     }
 
     pub fn is_embedded(&self) -> bool {
         self.embedded.is_some()
+    }
+
+    pub fn is_moto(&self) -> bool {
+        self.is_moto
     }
 
     /// The embedded store, to count its requests or to make them fail.
@@ -121,6 +138,22 @@ macro_rules! on_each_store {
             $(#[test]
             fn $name() {
                 if let Some(store) = $crate::support::store::Store::seaweed() {
+                    super::$name(&store);
+                }
+            })*
+        }
+    };
+}
+
+/// As `on_each_store`, and on moto.
+#[macro_export]
+macro_rules! on_all_stores {
+    ($($name:ident),* $(,)?) => {
+        $crate::on_each_store!($($name),*);
+        mod moto {
+            $(#[test]
+            fn $name() {
+                if let Some(store) = $crate::support::store::Store::moto() {
                     super::$name(&store);
                 }
             })*

@@ -11,11 +11,11 @@ mod walk;
 
 use crate::base::mount_config::{AccessKeys, EndpointConfig, MountConfig, PathStyle};
 use crate::cli::args::{DemoArgs, MountArgs};
-use crate::cli::buckets::start_log;
 use crate::cli::connect;
 use crate::cli::control::{ControlRequest, Progress};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
+use crate::cli::foreground::start_log;
 use crate::cli::mount::{SYSTEM_ACCOUNTS, WhenLive, run_here};
 use crate::cli::mount_config;
 use crate::cli::system::directories;
