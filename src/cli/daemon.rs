@@ -10,7 +10,7 @@
 //! 4. The caller may be interrupted while the child starts: the report then fails, and the child unmounts again
 //!    ([`Reporter::live`]).
 
-use crate::cli::failure::{Exit, Failure};
+use crate::cli::failure::Failure;
 use crate::telemetry::log;
 use std::ffi::OsString;
 use std::fs::File;
@@ -43,7 +43,7 @@ enum Report {
 /// # Errors
 /// What the daemon reports; Failed when it dies first.
 pub fn start(arguments: &[OsString], log_file: &Path) -> Result<(), Failure> {
-    let log = log::open_log_file(log_file).map_err(|error| Failure::new(Exit::Denied, error.to_string()))?;
+    let log = log::open_log_file(log_file).map_err(|error| Failure::io(&error, "log"))?;
     let mut command = Command::new(OWN_PROGRAM);
     command.arg0("pailfs").args(arguments).arg("--daemon");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
@@ -132,7 +132,7 @@ mod tests {
         let reporter = Reporter {
             pipe: File::create(&path).expect("made"),
         };
-        let failure = Failure::new(Exit::Denied, "no\ncredentials");
+        let failure = Failure::new(crate::cli::failure::Exit::Denied, "no\ncredentials");
         reporter.failed(&failure);
         let text = std::fs::read_to_string(&path).expect("read");
         assert_eq!(text.matches('\n').count(), 1);

@@ -41,10 +41,7 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
     check_source(&client, &config.source).await?;
     let known_stores = KnownStores::new(config, &client);
     known_stores.recall(&client).await;
-    let (state_dir, source) = (
-        config.state_dir.clone(),
-        format!("{} at {}", config.source, client.endpoint()),
-    );
+    let (state_dir, source) = (config.state_dir.clone(), spool_source(config, &client));
     let (spool, leftovers) = rt::blocking(move || Spool::open(&state_dir, &source)).await?;
     let (invalidations, heard) = mpsc::unbounded_channel();
     let negative_ttl = negative_ttl(config);
@@ -61,9 +58,7 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
         stall_timeout: config.stall_timeout,
     });
     let fs = Fs::new(tree, context, spool, fs_settings(config));
-    if !config.access.read_only {
-        fs.recover(leftovers).await?;
-    }
+    fs.recover(leftovers).await?;
     let session = fuse::mount(fs.clone(), config, negative_ttl, rt::Handle::current(), heard)?;
     Ok(Mounted {
         fs,
@@ -71,6 +66,17 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
         client,
         known_stores,
     })
+}
+
+/// What the local record calls this mount's source. A read-only mount has none of its own that is ever left behind, and
+/// must not take over what a mount that may write has to send.
+fn spool_source(config: &MountConfig, client: &Client) -> String {
+    let source = format!("{} at {}", config.source, client.endpoint());
+    if config.access.read_only {
+        format!("{source}, read-only")
+    } else {
+        source
+    }
 }
 
 fn client_options(config: &MountConfig) -> ClientOptions {

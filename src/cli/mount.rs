@@ -24,6 +24,7 @@ use crate::cli::watcher::Watcher;
 use crate::rt;
 use crate::telemetry::log::{self, Destination};
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -64,7 +65,9 @@ pub fn run(args: MountArgs, arguments: &[OsString]) -> Result<(), Failure> {
             Destination::Stderr
         };
         log::start(&command.log_level, destination).map_err(Failure::usage)?;
-        return run_here(command.config, &environment, Box::new(|_| true), true);
+        // Under a service manager nobody presses Ctrl-C again.
+        let interactive = std::io::stderr().is_terminal();
+        return run_here(command.config, &environment, Box::new(|_| true), interactive);
     }
     daemon::start(arguments, &log_file(&command)?)
 }
@@ -239,9 +242,9 @@ async fn unmount(
     way: Way,
     progress: &watch::Sender<Progress>,
 ) -> Result<(), Failure> {
-    match mounted.flush(progress).await {
-        Err(failure) if way == Way::Detach => tracing::error!(%failure, "unmounting nevertheless"),
-        result => result?,
+    // Whoever detaches has tried that before: what could not be sent then is saved, and is tried once more at the end.
+    if way == Way::Plain {
+        mounted.flush(progress).await?;
     }
     let path = config.mount_point.clone();
     rt::blocking(move || mounts::unmount(&path, way)).await?;

@@ -6,6 +6,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::{ETag, ObjectId};
 use crate::object::file::Committed;
 use crate::rt;
+use crate::s3::silence;
 use crate::spool::RecordId;
 use crate::tree::node::Ino;
 use std::sync::Arc;
@@ -102,8 +103,13 @@ impl Fs {
         self.commit_locked(ino, open).await
     }
 
-    /// As [`Fs::commit`], by a caller that holds the change lock.
+    /// As [`Fs::commit`], by a caller that holds the change lock. What follows a failure (a look, saving the data) does not
+    /// wait through the same time-out again.
     pub(crate) async fn commit_locked(&self, ino: Ino, open: &Arc<OpenFile>) -> Result<()> {
+        silence::one_operation(self.send_or_save(ino, open)).await
+    }
+
+    async fn send_or_save(&self, ino: Ino, open: &Arc<OpenFile>) -> Result<()> {
         if self.tree.node(ino).is_ok_and(|node| node.unlinked) {
             // Unlinked: there is no name to commit it under, and POSIX wants none.
             return Ok(());

@@ -1,19 +1,25 @@
 //! The beginning and the end of a mount: what a former one left behind, and what this one must not.
 
+use super::open::OpenFile;
 use super::{Fs, lock};
 use crate::base::attributes::{Attributes, MetadataFormat};
-use crate::base::error::{ErrorKind, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::names::DirectoryKey;
 use crate::base::object::{ETag, ObjectId};
 use crate::object::file::File;
 use crate::s3::types::UploadId;
 use crate::spool::{Intent, Leftovers, OpenUpload, RecordId, UnsentFile};
-use crate::tree::node::DirectoryPlace;
+use crate::tree::node::{DirectoryPlace, Ino};
+use futures_util::{StreamExt, stream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
 
 /// The estimate of the server's clock may be that far behind.
 const CLOCK_ERROR_S: u64 = 1;
+
+/// How many files are sent at once when the mount ends.
+const MAX_SENT_AT_ONCE: usize = 32;
 
 /// What is left to send, for progress bars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,11 +69,16 @@ impl Fs {
             .filter(|(_, open)| open.file.is_dirty())
             .map(|(ino, open)| (*ino, open.clone()))
             .collect();
-        for (ino, open) in dirty {
+        // Together, and without waiting for each: a store that is away costs one time-out, after which all is saved here.
+        let is_away = AtomicBool::new(false);
+        let sending = dirty
+            .into_iter()
+            .map(|(ino, open)| self.send_unless(&is_away, ino, open));
+        let mut sending = stream::iter(sending).buffer_unordered(MAX_SENT_AT_ONCE);
+        progress(self.pending());
+        while let Some(result) = sending.next().await {
             progress(self.pending());
-            if let Err(error) = self.commit(ino, &open).await {
-                unsent.push(error.to_string());
-            }
+            unsent.extend(result.err().map(|error| error.to_string()));
         }
         progress(self.pending());
         let due: Vec<DirectoryPlace> = lock(&self.due_markers).keys().cloned().collect();
@@ -75,6 +86,30 @@ impl Fs {
             self.keep_directory(&directory).await;
         }
         unsent
+    }
+
+    async fn send_unless(
+        self: &Arc<Self>,
+        is_away: &AtomicBool,
+        ino: Ino,
+        open: Arc<OpenFile>,
+    ) -> Result<()> {
+        if is_away.load(Ordering::Relaxed) {
+            open.file.persist().await?;
+            let message = "the store does not answer; the data is saved on this machine";
+            return Err(Error::new(ErrorKind::TimedOut, message).on(&open.file.id()));
+        }
+        let result = self.commit(ino, &open).await;
+        let is_silent = |error: &Error| {
+            matches!(
+                error.kind(),
+                ErrorKind::TimedOut | ErrorKind::Network | ErrorKind::Ambiguous
+            )
+        };
+        if result.as_ref().err().is_some_and(is_silent) {
+            is_away.store(true, Ordering::Relaxed);
+        }
+        result
     }
 
     /// Finishes what a former mount of the same source was cut off in. Must be done before the first request.

@@ -31,6 +31,7 @@ mod probe;
 mod regions;
 mod resolver;
 mod retry;
+pub mod silence;
 mod tls;
 pub mod types;
 mod upload_body;

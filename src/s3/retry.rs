@@ -9,6 +9,7 @@ pub(super) use super::errors::Replay;
 use super::errors::{Failure, Verdict};
 use super::pace::Pace;
 use super::regions::Regions;
+use super::silence;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::ObjectId;
 use crate::rt;
@@ -23,7 +24,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LARGEST_BACKOFF: Duration = Duration::from_secs(10);
-/// A request that fails slowly is still tried this often, however late it is.
+/// A request that the store answers slowly with an error is still tried this often, however late it is. Not one that it
+/// does not answer: no operation waits for much more than the stall time-out.
 const LEAST_ATTEMPTS: u32 = 3;
 /// A bucket moves at most once; more hops are a loop.
 const MAX_REDIRECTS: u32 = 3;
@@ -157,7 +159,8 @@ impl Inner {
         F: Fn(&SdkClient) -> Fut,
         Fut: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        let since = call.since.unwrap_or_else(rt::now);
+        self.check_silence(call)?;
+        let since = call.since.or_else(silence::since).unwrap_or_else(rt::now);
         let mut backoff = Backoff::new();
         let mut redirects = 0;
         let mut attempts = 0;
@@ -170,6 +173,7 @@ impl Inner {
             let failure = match attempt(send(&sdk)).await {
                 Ok(answer) => {
                     self.pace.succeeded(call.bucket);
+                    silence::ended();
                     return Ok((answer, permit));
                 }
                 Err(failure) => failure,
@@ -178,9 +182,7 @@ impl Inner {
             if self.follows_redirect(call, &failure, &region, &mut redirects) {
                 continue;
             }
-            if !failure.is_ordinary() {
-                self.metrics.count_failure(call.class);
-            }
+            self.note_failure(call, &failure, since);
             let kind = match failure.verdict(call.replay) {
                 Verdict::GiveUp(kind) => {
                     return Err(call.complete(failure.into_error(kind, call.operation, attempts)));
@@ -193,7 +195,8 @@ impl Inner {
                 }
             };
             let delay = backoff.next_delay();
-            if attempts >= LEAST_ATTEMPTS && since.elapsed() + delay >= self.stall_timeout {
+            let is_enough = attempts >= LEAST_ATTEMPTS || failure.status.is_none();
+            if is_enough && since.elapsed() + delay >= self.stall_timeout {
                 return Err(call.complete(failure.into_error(kind, call.operation, attempts)));
             }
             tracing::debug!(
@@ -209,6 +212,29 @@ impl Inner {
                 failure.message
             );
             rt::sleep(delay).await;
+        }
+    }
+
+    /// # Errors
+    /// `TimedOut` when the operation that this request is part of has waited for the store long enough.
+    fn check_silence(&self, call: &Call<'_>) -> Result<()> {
+        if !silence::is_over(self.stall_timeout) {
+            return Ok(());
+        }
+        let message = format!(
+            "{}: the store has not answered for {:?}",
+            call.operation, self.stall_timeout
+        );
+        Err(call.complete(Error::new(ErrorKind::TimedOut, message)))
+    }
+
+    fn note_failure(&self, call: &Call<'_>, failure: &Failure, since: rt::Instant) {
+        match failure.status {
+            Some(..500) => silence::ended(),
+            _ => silence::failed(since),
+        }
+        if !failure.is_ordinary() {
+            self.metrics.count_failure(call.class);
         }
     }
 

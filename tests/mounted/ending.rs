@@ -23,6 +23,8 @@ crate::on_the_embedded_store!(
     unmount_waits_for_what_is_being_sent,
     unmount_sends_what_could_not_be_sent_before,
     a_signal_detaches_a_busy_background_mount,
+    a_signal_detaches_a_busy_mount_that_nobody_looks_at,
+    a_signal_ends_a_mount_whose_store_is_silent,
     only_the_own_mount_is_taken_away,
 );
 
@@ -140,6 +142,48 @@ fn a_signal_detaches_a_busy_background_mount(store: &Store) {
     mount.wait_for_end();
     drop(file);
     assert_eq!(store.bucket.text("file"), "unsent");
+}
+
+/// As a service manager starts it: in the foreground, without a terminal.
+fn a_signal_detaches_a_busy_mount_that_nobody_looks_at(store: &Store) {
+    let mut mount = store.mount().expect_in_log("").start();
+    let mut file = File::create(mount.join("file")).expect("made");
+    file.write_all(b"unsent").expect("written");
+    mount.signal(libc::SIGTERM);
+    mount.wait_for_end();
+    drop(file);
+    assert_eq!(store.bucket.text("file"), "unsent");
+}
+
+fn a_signal_ends_a_mount_whose_store_is_silent(store: &Store) {
+    let place = Place::new();
+    let mut mount = store
+        .mount()
+        .at(&place)
+        .options("--stall-timeout 1s")
+        .expect_in_log("")
+        .start();
+    files::write(&mount.join("first"), b"x").expect("written");
+    let open: Vec<File> = (0..8)
+        .map(|i| {
+            let mut file = File::create(mount.join(format!("file{i}"))).expect("made");
+            file.write_all(b"unsent").expect("written");
+            file
+        })
+        .collect();
+    store
+        .server()
+        .faults()
+        .inject(When::any().for_ever(), Fault::Stall);
+    mount.signal(libc::SIGTERM);
+    mount.wait_for_end();
+    drop(open);
+    store.server().faults().clear();
+    // What could not be sent is sent by the next mount.
+    store.mount().at(&place).expect_in_log("").start().unmount();
+    for i in 0..8 {
+        assert_eq!(store.bucket.text(&format!("file{i}")), "unsent");
+    }
 }
 
 fn fusermount_is_an_end_too(store: &Store) {

@@ -2,13 +2,17 @@
 
 use crate::support::command::bash;
 use crate::support::files::{self, errno};
+use crate::support::mount::Place;
 use crate::support::store::Store;
-use pailfs::embedded::Operation;
+use pailfs::embedded::{Fault, Operation, When};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
 
 crate::on_each_store!(every_change_is_refused);
-crate::on_the_embedded_store!(nothing_is_written_to_the_store);
+crate::on_the_embedded_store!(
+    nothing_is_written_to_the_store,
+    what_is_unsent_waits_for_a_mount_that_may_write,
+);
 
 fn every_change_is_refused(store: &Store) {
     store.bucket.put("dir/file", "content");
@@ -62,4 +66,27 @@ fn nothing_is_written_to_the_store(store: &Store) {
         .filter(|operation| !allowed.contains(operation))
         .collect();
     assert_eq!(others, [], "{:?}", counts.all());
+}
+
+fn what_is_unsent_waits_for_a_mount_that_may_write(store: &Store) {
+    let place = Place::new();
+    let mut mount = store.mount().at(&place).expect_in_log("").start();
+    store.server().faults().inject(
+        When::on(Operation::Put).key("file").for_ever(),
+        Fault::Answer("AccessDenied"),
+    );
+    files::write(&mount.join("file"), b"unsent").expect_err("refused");
+    mount.kill();
+    crate::support::wait_until("the dead mount is gone", || !mount.is_mounted());
+    store.server().faults().clear();
+    let reader = store
+        .mount()
+        .at(&place)
+        .options("--read-only")
+        .expect_in_log("")
+        .start();
+    assert_eq!(bash(&reader.path(), "ls"), "");
+    reader.unmount();
+    store.mount().at(&place).expect_in_log("").start().unmount();
+    assert_eq!(store.bucket.text("file"), "unsent");
 }

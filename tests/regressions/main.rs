@@ -5,6 +5,7 @@ mod in_process;
 
 mod closes;
 mod names;
+mod silence;
 mod versions;
 
 use in_process::driver::Descriptor;

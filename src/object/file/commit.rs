@@ -22,6 +22,7 @@ use crate::object::outcome::{self, Outcome};
 use crate::object::reader::Reader;
 use crate::plan::parts::{PartContent, Plan, PlannedPart, Run, plan_upload, plan_whole_copy};
 use crate::rt;
+use crate::s3::silence;
 use crate::s3::types::{CompleteRequest, CopyRequest, PutRequest, UploadedPart};
 use futures_util::StreamExt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -112,11 +113,11 @@ impl File {
             }
         }
         let file = self.clone();
-        let task = rt::spawn(async move {
+        let task = rt::spawn(silence::as_part_of_it(async move {
             let result = file.commit_up_to(wanted).await;
             drop(guard);
             result
-        });
+        }));
         let gone = |error| {
             Error::new(
                 ErrorKind::Internal,

@@ -17,6 +17,7 @@ use crate::base::extents::{Backing, Extent};
 use crate::base::object::{ByteRange, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::object::reader::{ReadStream, Reader};
 use crate::rt;
+use crate::s3::silence;
 use crate::spool::{
     Conflict, ConflictForm, RecordId, RecordedBase, RecordedHeaders, RecordedPart, SpoolFile, UnsentFile,
 };
@@ -342,7 +343,8 @@ impl File {
         if self.state().has_bytes_in_parts() {
             return Ok((self.save_as_conflicts(None).await?, None));
         }
-        if self.state().unchanged_bytes() > MAX_FETCHED_BYTES {
+        let unchanged_bytes = self.state().unchanged_bytes();
+        if unchanged_bytes > MAX_FETCHED_BYTES || (unchanged_bytes > 0 && silence::is_store_away()) {
             return Ok((vec![self.save_patch(None).await?], None));
         }
         match self.whole_copy().await {

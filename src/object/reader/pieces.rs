@@ -24,6 +24,7 @@ use crate::object::budget::Reclaim;
 use crate::plan::readahead::{self, Limits, Plan, RunId};
 use crate::rt;
 use crate::s3::BodyReader;
+use crate::s3::silence;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -230,7 +231,10 @@ impl Pieces {
             )
         };
         if !pieces.is_empty() {
-            fetch.runs_in(rt::spawn(fetch::run(self.source.clone(), pieces)));
+            fetch.runs_in(rt::spawn(silence::as_part_of_it(fetch::run(
+                self.source.clone(),
+                pieces,
+            ))));
         }
         held
     }
