@@ -1,6 +1,6 @@
 //! Reading and writing through handles.
 
-use super::Fs;
+use super::{Fs, lock};
 use crate::base::error::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,7 +40,7 @@ impl Fs {
     /// write(2); with O_APPEND the offset is ours to choose.
     ///
     /// # Errors
-    /// `BadHandle`, `TooLarge`, `TimedOut` when the memory budget stays full; with O_SYNC or O_DSYNC also those of
+    /// `BadHandle`, `TooLarge`, `Stale` or `Exists` once the file lost against another's, `TimedOut` when the memory budget stays full; with O_SYNC or O_DSYNC also those of
     /// [`Fs::fsync`].
     pub async fn write_with(
         self: &Arc<Self>,
@@ -52,6 +52,10 @@ impl Fs {
         let handle = self.file_handle(number)?;
         if !handle.writable {
             return Err(Error::new(ErrorKind::BadHandle, "not open for writing"));
+        }
+        if let Some(lost) = lock(&handle.open.lost).clone() {
+            // The shell ignores what close says, but not that it cannot write.
+            return Err(lost);
         }
         handle.wrote.store(true, Ordering::Relaxed);
         let file = &handle.open.file;

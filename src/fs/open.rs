@@ -313,7 +313,7 @@ impl Fs {
             if !self.is_newest(node, &open).await? {
                 return Err(stale(node));
             }
-            open.file.truncate(0).await?;
+            open.file.empty().await?;
             return Ok(open);
         }
         if node.gone {

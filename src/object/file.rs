@@ -156,7 +156,7 @@ impl File {
         state.base = Base::Known(base);
         state.creation = Some(Creation::Truncating);
         state.note_rewrite();
-        state.note_change();
+        state.note_write();
         Self::with_state(context, state)
     }
 
@@ -456,6 +456,18 @@ impl File {
         while !self.state().truncate(size_bytes) {
             self.commit_early(&mut early_commits).await?;
         }
+        Ok(())
+    }
+
+    /// As O_TRUNC: cuts everything off. Unlike [`Self::truncate`] this is a change also where there is nothing to cut off.
+    ///
+    /// # Errors
+    /// As [`Self::truncate`].
+    pub async fn empty(&self) -> Result<()> {
+        self.truncate(0).await?;
+        let mut state = self.state();
+        state.note_rewrite();
+        state.note_write();
         Ok(())
     }
 

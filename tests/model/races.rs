@@ -388,8 +388,18 @@ fn overwritten_while_open(simulation: &mut Simulation, machine: usize) {
     );
     if simulation.random.one_in(2) {
         // What is written after that has no place in the bucket either, and must not be called safe.
-        let again = simulation.random.bytes(20);
-        overwrite(simulation, machine, &mut mine, &again);
+        let write = Operation::Write {
+            handle: HANDLE,
+            offset: 0,
+            data: simulation.random.bytes(20),
+        };
+        let written = simulation.execute(machine, &write);
+        expect(
+            simulation,
+            "writing to a lost file",
+            &written,
+            &[Err(libc::ESTALE)],
+        );
         let closed = simulation.execute(machine, &Operation::Close { handle: HANDLE });
         expect(
             simulation,

@@ -12,6 +12,7 @@ use std::sync::Barrier;
 crate::on_each_store!(
     an_open_sees_what_the_other_closed,
     exactly_one_creates_exclusively,
+    exactly_one_shell_creates_exclusively,
     every_close_of_what_lost_says_so,
     a_conflicting_write_is_refused_and_kept,
     an_open_file_never_mixes_versions,
@@ -76,6 +77,30 @@ fn exactly_one_creates_exclusively(store: &Store) {
         assert_eq!(
             store.bucket.text(&format!("f{round}")),
             format!("side {}", winners[0])
+        );
+    }
+}
+
+/// A shell ignores what close says, and closes a copy of the descriptor before it writes.
+fn exactly_one_shell_creates_exclusively(store: &Store) {
+    let mounts = two(store);
+    let work = |side: usize, round: usize| {
+        let script = format!("set -C; echo {side} > lock{round}");
+        let mut shell = std::process::Command::new("bash");
+        shell.args(["-c", &script]).current_dir(mounts[side].path());
+        shell.output().expect("bash runs")
+    };
+    for (round, outputs) in race(20, work).into_iter().enumerate() {
+        let winners: Vec<usize> = (0..2).filter(|side| outputs[*side].status.success()).collect();
+        assert_eq!(winners.len(), 1, "round {round}: {outputs:?}");
+        let said = String::from_utf8_lossy(&outputs[1 - winners[0]].stderr).into_owned();
+        assert!(
+            said.contains("File exists") || said.contains("cannot overwrite existing file"),
+            "round {round}: {said}"
+        );
+        assert_eq!(
+            store.bucket.text(&format!("lock{round}")),
+            format!("{}\n", winners[0])
         );
     }
 }

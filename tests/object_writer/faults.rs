@@ -227,3 +227,56 @@ fn a_lost_reply_of_a_former_mount_is_no_conflict() {
         drop(server);
     });
 }
+
+/// The next try needs unchanged bytes of the version that the first one has replaced.
+#[test]
+fn a_change_whose_reply_was_lost_is_found_though_its_source_is_gone() {
+    run(async {
+        for size_bytes in [4_000_000, 5 * MIB, 10 * MIB] {
+            let world = World::start(64 * MIB).await;
+            let mut content = data(1, size_bytes);
+            let file = world.existing("a", &content).await;
+            file.write(100, b"12345").await.expect("written");
+            content[100..105].copy_from_slice(b"12345");
+            let faults = world.server.faults();
+            faults.inject(
+                When::on_each(&[Operation::Put, Operation::Complete]),
+                Fault::LoseReply,
+            );
+            faults.inject(
+                When::on(Operation::Head).for_ever(),
+                Fault::Answer("AccessDenied"),
+            );
+            file.commit().await.expect_err("nobody can tell");
+            faults.clear();
+            // What was read of the source is not in memory any more.
+            let budget = &world.context.budget;
+            drop(budget.acquire(budget.limit_bytes() - 2 * MIB).await);
+            file.commit().await.expect("it was stored");
+            assert_same(&world.stored("a").await, &content);
+            assert!(world.conflicts().is_empty());
+            assert_same(&read(&file, 0, size_bytes).await, &content);
+        }
+    });
+}
+
+#[test]
+fn an_upload_that_was_given_up_is_not_opened_by_parts_that_wait() {
+    run(async {
+        let world = World::start(32 * MIB).await;
+        let slow = Fault::Delay(Duration::from_millis(300));
+        world
+            .server
+            .faults()
+            .inject(When::on(Operation::CreateUpload), slow);
+        let file = world.new_file("a");
+        let piece = data(1, MIB);
+        for n in 0..26 {
+            file.write(n * MIB, &piece).await.expect("written");
+        }
+        file.discard().await;
+        drop(file);
+        world.expect_all_memory_free().await;
+        world.expect_no_uploads().await;
+    });
+}

@@ -277,3 +277,29 @@ fn nothing_is_written_beyond_the_largest_object() {
         assert_eq!(file.size_bytes(), 0);
     });
 }
+
+#[test]
+fn truncating_at_open_is_a_change_now() {
+    run(async {
+        let world = World::start(64 * MIB).await;
+        let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let old = Attributes {
+            mtime: Some(long_ago),
+            ..Attributes::default()
+        };
+        let version = world.put("a", b"old").await;
+        let id = ObjectId::new(BUCKET, "a");
+        let file = File::truncating(&world.context, id, version, ObjectHeaders::default(), old);
+        file.commit().await.expect("committed");
+        let stored = || async { Attributes::read(&world.head("a").await.headers.metadata).mtime };
+        assert!(stored().await.expect("a time") > long_ago + Duration::from_secs(1_000_000));
+        // Again, with nothing to cut off.
+        file.set_attributes(old);
+        file.commit().await.expect("committed");
+        assert_eq!(stored().await, Some(long_ago));
+        file.empty().await.expect("emptied");
+        assert!(file.is_dirty());
+        file.commit().await.expect("committed");
+        assert!(stored().await.expect("a time") > long_ago);
+    });
+}

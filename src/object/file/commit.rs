@@ -262,13 +262,20 @@ impl File {
         Err(Error::new(ErrorKind::Busy, "the store keeps losing the upload").on(&self.id()))
     }
 
-    /// Unchanged bytes come from a version that is gone.
+    /// Unchanged bytes come from a version that is gone: somebody replaced it, or an earlier try of this commit did.
     async fn lost_source(&self, error: Error) -> Result<Outcome> {
-        let (id, condition) = {
+        let (id, condition, unknown) = {
             let state = self.state();
-            (state.id.clone(), state.base.condition())
+            let sealed = state.sealed.as_ref();
+            let unknown = sealed.and_then(|sealed| sealed.unknown_outcome_of.clone());
+            (state.id.clone(), state.base.condition(), unknown)
         };
         let found = outcome::look(&self.context.client, &id).await?;
+        if let (Some(info), Some(transaction)) = (&found, &unknown)
+            && outcome::carries(info, transaction)
+        {
+            return Ok(Outcome::Stored(info.version.clone()));
+        }
         tracing::debug!(%error, ?condition, "the source version is gone");
         Ok(Outcome::Lost(found))
     }

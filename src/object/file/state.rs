@@ -231,7 +231,8 @@ impl State {
         self.changes += 1;
     }
 
-    fn note_write(&mut self) {
+    /// Content changed, or was replaced by what is the same: its time is now.
+    pub fn note_write(&mut self) {
         self.note_change();
         let now = Some(rt::wall_clock());
         self.attributes.mtime = now;

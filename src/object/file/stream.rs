@@ -85,7 +85,7 @@ impl File {
         number: u32,
         cell: ByteRange,
     ) -> Result<Option<UploadedPart>> {
-        // Never closed.
+        // Closed once the upload was given up.
         let Ok(_lane) = link.lanes.acquire().await else {
             return Ok(None);
         };

@@ -131,6 +131,8 @@ impl Link {
     /// the next mount aborts it.
     pub async fn abort(&self, client: &Client, spool: &Arc<Spool>) {
         let _all = self.lanes.acquire_many(self.max_lanes).await;
+        // Who still waits for a turn must not open the upload anew: nobody would abort that one.
+        self.lanes.close();
         let Some(opened) = self.opened.get().cloned() else {
             return;
         };
