@@ -107,7 +107,20 @@ pub struct ObjectHeaders {
     pub storage_class: Option<String>,
     /// `key=value&…`, percent-encoded, as `x-amz-tagging` takes it; `None`: no tags.
     pub tagging: Option<String>,
+    /// How many tags the object has that `tagging` does not say: their values need a request of their own.
+    pub unread_tags: u32,
+    pub encryption: Option<Encryption>,
     pub metadata: BTreeMap<String, String>,
+}
+
+/// How the store encrypts an object, where it tells. Keys of customers (SSE-C) are not among it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Encryption {
+    /// As S3 spells it: `AES256`, `aws:kms`, …
+    pub algorithm: String,
+    pub kms_key_id: Option<String>,
+    pub bucket_key: Option<bool>,
 }
 
 /// What HEAD (and the head of a GET) tells.
@@ -115,8 +128,6 @@ pub struct ObjectHeaders {
 pub struct ObjectInfo {
     pub version: Version,
     pub headers: ObjectHeaders,
-    /// How many tags the object has; their values need a request of their own.
-    pub tag_count: u32,
 }
 
 /// What must hold in the bucket for a write to happen.

@@ -22,7 +22,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 pub enum Outcome {
     Stored(Version),
     /// Something else is there (`None`: nothing at all). Nothing was written.
-    Lost(Option<ObjectInfo>),
+    Lost(Option<Box<ObjectInfo>>),
 }
 
 /// Sends a write of the object at `id` by `send` until it is certain what came of it. `transaction` is in the metadata that
@@ -65,7 +65,7 @@ where
             return Ok(Outcome::Stored(info.version.clone()));
         }
         if !holds(condition, found.as_ref()) {
-            return Ok(Outcome::Lost(found));
+            return Ok(Outcome::Lost(found.map(Box::new)));
         }
         // The condition holds, so it was something else that is missing: the upload, the source, the bucket.
         if error.kind() == ErrorKind::NotFound || is_last {

@@ -4,10 +4,10 @@
 //! which is also how S3 returns such values (S3 User Guide, "Working with object metadata").
 
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::object::{ByteRange, ETag, ObjectHeaders, ObjectId, ObjectInfo, Version};
+use crate::base::object::{ByteRange, ETag, Encryption, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
-use aws_sdk_s3::types::Tag;
+use aws_sdk_s3::types::{ServerSideEncryption, Tag};
 use aws_smithy_types::DateTime;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -69,19 +69,21 @@ pub(super) fn info_of_head(output: HeadObjectOutput) -> Result<ObjectInfo> {
     };
     let headers = ObjectHeaders {
         storage_class: output.storage_class().map(|class| class.as_str().to_owned()),
+        encryption: encryption(
+            output.server_side_encryption(),
+            output.ssekms_key_id(),
+            output.bucket_key_enabled(),
+        ),
         content_type: output.content_type,
         content_encoding: output.content_encoding,
         content_language: output.content_language,
         content_disposition: output.content_disposition,
         cache_control: output.cache_control,
         tagging: None,
+        unread_tags: tag_count(output.tag_count),
         metadata: readable_metadata(output.metadata),
     };
-    Ok(ObjectInfo {
-        version,
-        headers,
-        tag_count: tag_count(output.tag_count),
-    })
+    Ok(ObjectInfo { version, headers })
 }
 
 /// The same from the head of a GET, whose length is that of the body: `size_bytes` is the whole object's.
@@ -94,19 +96,21 @@ pub(super) fn info_of_get(output: &mut GetObjectOutput, size_bytes: u64) -> Resu
     };
     let headers = ObjectHeaders {
         storage_class: output.storage_class().map(|class| class.as_str().to_owned()),
+        encryption: encryption(
+            output.server_side_encryption(),
+            output.ssekms_key_id(),
+            output.bucket_key_enabled(),
+        ),
         content_type: output.content_type.take(),
         content_encoding: output.content_encoding.take(),
         content_language: output.content_language.take(),
         content_disposition: output.content_disposition.take(),
         cache_control: output.cache_control.take(),
         tagging: None,
+        unread_tags: tag_count(output.tag_count),
         metadata: readable_metadata(output.metadata.take()),
     };
-    Ok(ObjectInfo {
-        version,
-        headers,
-        tag_count: tag_count(output.tag_count),
-    })
+    Ok(ObjectInfo { version, headers })
 }
 
 pub(super) fn size_of(content_length: Option<i64>) -> Result<u64> {
@@ -114,6 +118,32 @@ pub(super) fn size_of(content_length: Option<i64>) -> Result<u64> {
         .and_then(|length| u64::try_from(length).ok())
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, "the answer has no length"))
 }
+
+fn encryption(
+    algorithm: Option<&ServerSideEncryption>,
+    kms_key_id: Option<&str>,
+    bucket_key: Option<bool>,
+) -> Option<Encryption> {
+    Some(Encryption {
+        algorithm: algorithm?.as_str().to_owned(),
+        kms_key_id: kms_key_id.map(str::to_owned),
+        bucket_key,
+    })
+}
+
+/// Sets what a request says about encryption; the three kinds of requests share these fields but no trait.
+macro_rules! encrypted_as {
+    ($request:expr, $headers:expr) => {{
+        let encryption = $headers.encryption.as_ref();
+        $request
+            .set_server_side_encryption(
+                encryption.map(|one| aws_sdk_s3::types::ServerSideEncryption::from(one.algorithm.as_str())),
+            )
+            .set_ssekms_key_id(encryption.and_then(|one| one.kms_key_id.clone()))
+            .set_bucket_key_enabled(encryption.and_then(|one| one.bucket_key))
+    }};
+}
+pub(super) use encrypted_as;
 
 fn tag_count(count: Option<i32>) -> u32 {
     count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)

@@ -41,8 +41,7 @@ impl Client {
         let output = self
             .inner
             .run(&call, |sdk| {
-                let create = sdk
-                    .create_multipart_upload()
+                let create = convert::encrypted_as!(sdk.create_multipart_upload(), headers)
                     .bucket(&*id.bucket)
                     .key(&*id.key)
                     .set_checksum_algorithm(checksummed.then_some(ChecksumAlgorithm::Crc32C))

@@ -186,8 +186,7 @@ impl Client {
         let output = self
             .inner
             .run(&call, |sdk| {
-                let put = sdk
-                    .put_object()
+                let put = convert::encrypted_as!(sdk.put_object(), headers)
                     .bucket(&*id.bucket)
                     .key(&*id.key)
                     .body(upload_body::from_segments(&request.body))
@@ -266,7 +265,7 @@ impl Client {
                     .set_if_match(wire.if_match.clone())
                     .set_if_none_match(wire.if_none_match.clone());
                 if let Some(headers) = &request.headers {
-                    copy = copy
+                    copy = convert::encrypted_as!(copy, headers)
                         .metadata_directive(MetadataDirective::Replace)
                         .set_content_type(headers.content_type.clone())
                         .set_content_encoding(headers.content_encoding.clone())

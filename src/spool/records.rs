@@ -7,7 +7,7 @@
 //!    conversions name every field.
 
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::object::{Condition, ETag, ObjectHeaders};
+use crate::base::object::{Condition, ETag, Encryption, ObjectHeaders};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -122,6 +122,11 @@ pub struct RecordedHeaders {
     pub cache_control: Option<String>,
     pub storage_class: Option<String>,
     pub tagging: Option<String>,
+    /// Absent in records of earlier versions, as the next one.
+    #[serde(default)]
+    pub unread_tags: u32,
+    #[serde(default)]
+    pub encryption: Option<Encryption>,
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -270,6 +275,8 @@ impl From<ObjectHeaders> for RecordedHeaders {
             cache_control,
             storage_class,
             tagging,
+            unread_tags,
+            encryption,
             metadata,
         } = headers;
         Self {
@@ -280,6 +287,8 @@ impl From<ObjectHeaders> for RecordedHeaders {
             cache_control,
             storage_class,
             tagging,
+            unread_tags,
+            encryption,
             metadata,
         }
     }
@@ -301,6 +310,8 @@ impl From<RecordedHeaders> for ObjectHeaders {
             cache_control,
             storage_class,
             tagging,
+            unread_tags,
+            encryption,
             metadata,
         } = headers;
         Self {
@@ -311,6 +322,8 @@ impl From<RecordedHeaders> for ObjectHeaders {
             cache_control,
             storage_class,
             tagging,
+            unread_tags,
+            encryption,
             metadata,
         }
     }

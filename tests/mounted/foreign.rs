@@ -10,6 +10,7 @@ use std::path::Path;
 crate::on_each_store!(
     ordinary_names_of_all_kinds,
     what_others_change_is_seen,
+    tags_survive_edits_and_renames,
     content_types_follow_the_name
 );
 crate::on_the_embedded_store!(
@@ -194,4 +195,28 @@ fn content_types_follow_the_name(store: &Store) {
     assert_eq!(kind("data.json").as_deref(), Some("application/json"));
     bash(&mount.path(), "echo more >> page.html");
     assert_eq!(kind("page.html").as_deref(), Some("text/html"));
+}
+
+fn tags_survive_edits_and_renames(store: &Store) {
+    store.bucket.put("file", "content\n");
+    store.bucket.put("large", crate::support::pattern(12 << 20, 3));
+    for key in ["file", "large"] {
+        store.bucket.tag(key, "project", "a b=c&d");
+    }
+    let expected = [("project".to_owned(), "a b=c&d".to_owned())];
+    let mount = store.mount().start();
+    for edit in [
+        "echo more >> F",
+        "printf X | dd of=F conv=notrunc status=none",
+        "truncate -s +10 F",
+        "chmod 600 F",
+        "touch -d 2001-02-03 F",
+        "mv F moved && mv moved F",
+        "echo new > F",
+    ] {
+        for key in ["file", "large"] {
+            bash(&mount.path(), &edit.replace('F', key));
+            assert_eq!(store.bucket.tags(key), expected, "{key} after {edit}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 mod appends;
 mod conflicts;
 mod faults;
+mod headers;
 mod random;
 mod small;
 mod streaming;

@@ -569,7 +569,7 @@ async fn metadata_that_is_no_utf8_is_still_readable() {
         (&*info.headers.metadata["a"], &*info.headers.metadata["b"]),
         ("café", "café")
     );
-    assert_eq!(info.tag_count, 2);
+    assert_eq!(info.headers.unread_tags, 2);
 }
 
 #[tokio::test(start_paused = true)]

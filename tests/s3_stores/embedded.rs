@@ -399,7 +399,7 @@ async fn headers_metadata_and_tags_survive_a_copy_that_replaces_some() {
     request.headers.cache_control = Some("no-cache".into());
     let version = client.put(&request).await.expect("put");
     let info = client.head(&id).await.expect("there");
-    assert_eq!(info.tag_count, 1);
+    assert_eq!(info.headers.unread_tags, 1);
     let mut headers = info.headers.clone();
     headers.metadata.insert("mode".into(), "0644".into());
     let copy = CopyRequest {

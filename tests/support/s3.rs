@@ -6,6 +6,7 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{Tag, Tagging};
 
 /// One bucket of one store.
 #[derive(Clone)]
@@ -99,6 +100,20 @@ impl Bucket {
     pub fn head(&self, key: &str) -> HeadObjectOutput {
         let request = self.client.head_object().bucket(&self.name).key(key);
         block_on(request.send()).unwrap_or_else(|error| panic!("head {key:?}: {error:?}"))
+    }
+
+    pub fn tag(&self, key: &str, name: &str, value: &str) {
+        let tag = Tag::builder().key(name).value(value).build().expect("a tag");
+        let tags = Tagging::builder().tag_set(tag).build().expect("tags");
+        let request = self.client.put_object_tagging().bucket(&self.name).key(key);
+        block_on(request.tagging(tags).send()).unwrap_or_else(|error| panic!("tag {key:?}: {error:?}"));
+    }
+
+    pub fn tags(&self, key: &str) -> Vec<(String, String)> {
+        let request = self.client.get_object_tagging().bucket(&self.name).key(key);
+        let answer = block_on(request.send()).unwrap_or_else(|error| panic!("tags of {key:?}: {error:?}"));
+        let tags = answer.tag_set.into_iter();
+        tags.map(|tag| (tag.key, tag.value)).collect()
     }
 
     pub fn delete(&self, key: &str) {

@@ -201,7 +201,7 @@ impl File {
                 Outcome::Stored(version) => return self.finish(version).await,
                 Outcome::Lost(found) => found,
             };
-            if let Some(next) = self.next_condition(found.as_ref()) {
+            if let Some(next) = self.next_condition(found.as_deref()) {
                 replacements += 1;
                 condition = next;
                 continue;
@@ -211,7 +211,7 @@ impl File {
                 None => false,
             };
             if !is_rebased {
-                return Err(self.keep_conflict(found).await);
+                return Err(self.keep_conflict(found.map(|info| *info)).await);
             }
             if self.state().sealed.is_none() {
                 // It was stored before.
@@ -277,7 +277,7 @@ impl File {
             return Ok(Outcome::Stored(info.version.clone()));
         }
         tracing::debug!(%error, ?condition, "the source version is gone");
-        Ok(Outcome::Lost(found))
+        Ok(Outcome::Lost(found.map(Box::new)))
     }
 
     fn plan(&self) -> Result<(Plan, Option<Source>)> {
@@ -336,12 +336,20 @@ impl File {
     }
 
     async fn send_put(&self, condition: &Condition) -> Result<Outcome> {
-        let (id, headers, transaction, size_bytes) = {
+        let (id, tags_of, headers, transaction, size_bytes) = {
             let state = self.state();
             let transaction = state.transaction();
             let headers = self.headers(&state, &state.sealed_attributes(), &transaction);
-            (state.id.clone(), headers, transaction, state.sealed_size_bytes())
+            let tags_of = state.tags_of();
+            (
+                state.id.clone(),
+                tags_of,
+                headers,
+                transaction,
+                state.sealed_size_bytes(),
+            )
         };
+        let headers = upload::with_tags(&self.context.client, &headers, &tags_of).await?;
         let body = self.body(ByteRange::new(0, size_bytes)).await?;
         let request = PutRequest {
             id,

@@ -222,6 +222,12 @@ impl State {
         }
     }
 
+    /// The object whose tags the next version keeps.
+    pub fn tags_of(&self) -> ObjectId {
+        let source = self.source.as_ref().map(|source| &source.id);
+        source.unwrap_or(&self.id).clone()
+    }
+
     pub fn is_dirty(&self) -> bool {
         self.last_change > self.settled
     }

@@ -56,6 +56,7 @@ fn write(state: &mut State, budget: &Arc<Budget>, offset: u64, data: &[u8]) -> V
 fn sent(state: &mut State, number: u32, range: ByteRange) {
     let link = Link::new(
         state.id.clone(),
+        state.tags_of(),
         String::new(),
         ObjectHeaders::default(),
         Attributes::default(),
@@ -182,7 +183,6 @@ fn a_truncating_open_replaces_only_what_is_certainly_older() {
             last_modified: at(modified),
         },
         headers: ObjectHeaders::default(),
-        tag_count: 0,
     };
     let mut state = state();
     state.base = Base::Absent;

@@ -44,7 +44,8 @@ impl File {
             .map_or(state.attributes, |sealed| sealed.attributes);
         let headers = self.headers(state, &attributes, &transaction);
         let lanes = upload::lanes_for(self.context.budget.limit_bytes(), self.policy.part_bytes);
-        let link = Link::new(state.id.clone(), transaction, headers, attributes, lanes);
+        let tags_of = state.tags_of();
+        let link = Link::new(state.id.clone(), tags_of, transaction, headers, attributes, lanes);
         state.upload = Some(Upload::new(link.clone()));
         link
     }

@@ -6,7 +6,7 @@
 //! 3. An upload that this process cannot finish must be found again: its id is recorded before the first part is sent.
 
 use crate::base::attributes::Attributes;
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::{ByteRange, ObjectHeaders, ObjectId};
 use crate::plan::parts::SentPart;
 use crate::rt;
@@ -29,6 +29,8 @@ pub fn lanes_for(limit_bytes: u64, part_bytes: u64) -> u32 {
 /// What everybody who works on one upload shares.
 pub struct Link {
     pub target: ObjectId,
+    /// The object whose tags the new version keeps.
+    tags_of: ObjectId,
     pub transaction: String,
     /// With the attributes and the transaction in their metadata.
     pub headers: ObjectHeaders,
@@ -84,6 +86,7 @@ impl Link {
     /// `lanes`: how many parts are sent at a time.
     pub fn new(
         target: ObjectId,
+        tags_of: ObjectId,
         transaction: String,
         headers: ObjectHeaders,
         attributes: Attributes,
@@ -91,6 +94,7 @@ impl Link {
     ) -> Arc<Self> {
         Arc::new(Self {
             target,
+            tags_of,
             transaction,
             headers,
             attributes,
@@ -109,7 +113,8 @@ impl Link {
     }
 
     async fn open(&self, client: &Client, spool: &Arc<Spool>) -> Result<Opened> {
-        let upload = client.create_upload(&self.target, &self.headers).await?;
+        let headers = with_tags(client, &self.headers, &self.tags_of).await?;
+        let upload = client.create_upload(&self.target, &headers).await?;
         let record = OpenUpload {
             bucket: self.target.bucket.to_string(),
             key: self.target.key.to_string(),
@@ -143,6 +148,23 @@ impl Link {
             }
         }
     }
+}
+
+/// `headers` with the tags that the object `of` has, where they are not known yet.
+///
+/// # Errors
+/// What the store says, so that no tag is lost silently.
+pub async fn with_tags(client: &Client, headers: &ObjectHeaders, of: &ObjectId) -> Result<ObjectHeaders> {
+    let mut headers = headers.clone();
+    if headers.unread_tags > 0 && headers.tagging.is_none() {
+        headers.tagging = match client.get_tagging(of).await {
+            Ok(tagging) => tagging,
+            // What becomes of an edit of an object that is gone, its condition decides.
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(headers)
 }
 
 /// Removes a record whose work is finished. A failure costs the next mount a request, no more.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::base::object::{Condition, ETag, ObjectHeaders};
+use crate::base::object::{Condition, ETag, Encryption, ObjectHeaders};
 use crate::spool::records::{decode, encode};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -28,6 +28,12 @@ prop_compose! {
             cache_control,
             storage_class,
             tagging,
+            unread_tags: 2,
+            encryption: Some(Encryption {
+                algorithm: "aws:kms".into(),
+                kms_key_id: Some("key".into()),
+                bucket_key: Some(true),
+            }),
             metadata,
         }
     }
