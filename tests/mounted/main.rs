@@ -10,6 +10,7 @@ mod support;
 
 mod appends;
 mod buckets;
+mod contract;
 mod counts;
 mod directories;
 mod ending;
