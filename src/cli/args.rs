@@ -9,7 +9,7 @@
 
 use crate::base::attributes::MetadataFormat;
 use crate::base::mount_config::{AttributesMode, MetadataTtl, PathStyle};
-use crate::cli::bucket::args::{BucketsArgs, CatArgs, GetArgs, LsArgs, UrlArgs};
+use crate::cli::bucket::args::{BucketsArgs, CatArgs, GetArgs, LsArgs, PutArgs, RmArgs, UrlArgs};
 use crate::cli::failure::EXIT_CODES_HELP;
 use crate::cli::units::{parse_duration, parse_mode, parse_size_bytes, parse_ttl};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -57,6 +57,12 @@ pub enum Command {
     /// Download an object to a file
     #[command(after_long_help = EXIT_CODES_HELP)]
     Get(GetArgs),
+    /// Upload a file, or standard input, to an object
+    #[command(after_long_help = EXIT_CODES_HELP)]
+    Put(PutArgs),
+    /// Delete objects
+    #[command(after_long_help = EXIT_CODES_HELP)]
+    Rm(RmArgs),
     /// Print a signed link to an object
     #[command(after_long_help = EXIT_CODES_HELP)]
     Url(UrlArgs),

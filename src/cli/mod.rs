@@ -63,7 +63,7 @@ pub fn run() -> ExitCode {
 }
 
 /// Tells people, and then scripts, what went wrong.
-fn report(failure: &Failure, as_json: bool) {
+pub(crate) fn report(failure: &Failure, as_json: bool) {
     eprintln!("pailfs: {failure}");
     if as_json {
         eprintln!("{}", failure.to_json());
@@ -81,6 +81,8 @@ fn dispatch(command: Command, arguments: &[OsString]) -> Result<(), Failure> {
         Command::Ls(args) => bucket::run_ls(&args),
         Command::Cat(args) => bucket::run_cat(&args),
         Command::Get(args) => bucket::run_get(&args),
+        Command::Put(args) => bucket::run_put(&args),
+        Command::Rm(args) => bucket::run_rm(&args),
         Command::Url(args) => bucket::run_url(&args),
         Command::Conflicts(args) => conflicts_command::run(&args),
     }

@@ -6,9 +6,8 @@ use crate::base::attributes::{Attributes, MetadataFormat};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::names::DirectoryKey;
 use crate::base::object::{ETag, ObjectId};
-use crate::object::file::File;
-use crate::s3::types::UploadId;
-use crate::spool::{Intent, Leftovers, OpenUpload, RecordId, UnsentFile};
+use crate::object::file::{File, abort_leftover};
+use crate::spool::{Intent, Leftovers, RecordId, UnsentFile};
 use crate::tree::node::{DirectoryPlace, Ino};
 use futures_util::{StreamExt, stream};
 use std::sync::Arc;
@@ -118,7 +117,7 @@ impl Fs {
     /// Only when the local record cannot be read; what the bucket refuses is logged and stays recorded.
     pub async fn recover(self: &Arc<Self>, leftovers: Leftovers) -> Result<()> {
         for (record, upload) in leftovers.uploads {
-            self.abort_leftover(record, &upload).await;
+            abort_leftover(&self.context.client, &self.spool, record, &upload).await;
         }
         for (record, intent) in leftovers.intents {
             match self.redo(&intent).await {
@@ -132,22 +131,6 @@ impl Fs {
             self.restore(record, &unsent);
         }
         Ok(())
-    }
-
-    async fn abort_leftover(&self, record: RecordId, upload: &OpenUpload) {
-        let id = ObjectId::new(upload.bucket.as_str(), upload.key.as_str());
-        match self
-            .context
-            .client
-            .abort_upload(&id, &UploadId(upload.upload_id.clone()))
-            .await
-        {
-            Ok(()) => self.forget_record(record).await,
-            Err(error) if error.kind() == ErrorKind::NotFound => self.forget_record(record).await,
-            Err(error) => {
-                tracing::warn!(%error, "an unfinished upload of a former mount could not be aborted");
-            }
-        }
     }
 
     async fn redo(self: &Arc<Self>, intent: &Intent) -> Result<()> {

@@ -17,12 +17,15 @@ mod body;
 mod chunks;
 mod commit;
 mod keep;
+mod one_shot;
 mod relief;
 mod state;
 #[cfg(test)]
 mod state_tests;
 mod stream;
 mod upload;
+
+pub use upload::abort_leftover;
 
 use super::budget::{Budget, Buffer, Reclaim};
 use super::reader::{ReadStream, Reader};
@@ -229,7 +232,7 @@ impl File {
     pub fn base_version(&self) -> Option<Version> {
         match &self.state().base {
             Base::Known(version) => Some(version.clone()),
-            Base::Absent | Base::Tag(_) => None,
+            Base::Any | Base::Absent | Base::Tag(_) => None,
         }
     }
 
@@ -426,6 +429,9 @@ impl File {
                             .add_reclaimer(self.me.clone() as Weak<dyn Reclaim>);
                     }
                     self.send_ahead(ByteRange::new(start, start + data.len() as u64));
+                    if has_outgrown && self.state().is_one_shot {
+                        return Err(self.outgrown());
+                    }
                     if has_outgrown {
                         // The next upload copies what is there in few parts and has numbers left.
                         tracing::info!(object = %self.id(), "committing early: the file outgrew the parts of its upload");

@@ -83,6 +83,7 @@ fn what_is_missing_is_told(store: &Store) {
 fn what_is_denied_is_told(store: &Store) {
     let shell = Shell::new(store);
     store.bucket.put("key", "data");
+    shell.write("file", b"data");
     let key = shell.at_key("key");
     store
         .server()
@@ -93,9 +94,17 @@ fn what_is_denied_is_told(store: &Store) {
         &["ls", "--json", &key],
         &["cat", "--json", &key],
         &["get", "--json", &key],
+        &["put", "--json", "file", &key],
+        &["rm", "--json", "--missing-ok", &key],
+        &["rm", "--json", "--recursive", "--yes", &key],
     ] {
         let done = shell.output(command);
         done.fails(4, "check the credentials");
+        if command[0] == "rm" {
+            // The last line sums up; those about keys are above.
+            assert!(done.stderr.contains("\"code\":\"AccessDenied\""), "{done:?}");
+            continue;
+        }
         assert_eq!(error_of(&done)["code"], "AccessDenied", "{command:?}");
     }
     store.server().faults().clear();

@@ -29,7 +29,7 @@ fn every_example_works(store: &Store) {
     store.bucket.put("notes.txt", "four words are here\n");
     store.bucket.put("photos/1.jpg", vec![0xff; 300]);
     let examples = examples();
-    for command in ["buckets", "ls", "cat", "get", "url"] {
+    for command in ["buckets", "ls", "cat", "get", "put", "rm", "url"] {
         assert!(
             examples
                 .iter()
@@ -48,4 +48,5 @@ fn every_example_works(store: &Store) {
     }
     assert_eq!(shell.read("copy.jpg"), vec![0xff; 300]);
     assert_eq!(shell.read("1.jpg"), shell.read("copy.jpg"));
+    assert_eq!(store.bucket.keys(""), ["notes.txt", "photos/1.jpg"]);
 }

@@ -33,6 +33,12 @@ struct Embedded {
     _data: tempfile::TempDir,
 }
 
+/// For a bucket on a store that tests share.
+fn new_name() -> String {
+    static BUCKETS: AtomicU64 = AtomicU64::new(0);
+    format!("test-{}", BUCKETS.fetch_add(1, Ordering::Relaxed))
+}
+
 impl Store {
     /// A new, empty embedded store.
     pub fn embedded() -> Self {
@@ -50,24 +56,24 @@ impl Store {
 
     /// A new bucket of the one SeaweedFS of this test run; `None` when the test is to be skipped.
     pub fn seaweed() -> Option<Self> {
-        Some(Self::with_new_bucket(seaweed::endpoint_url()?))
+        Some(Self::at(seaweed::endpoint_url()?, &new_name()))
     }
 
     /// The same on the one moto of this test run.
     pub fn moto() -> Option<Self> {
-        let mut store = Self::with_new_bucket(moto::endpoint_url()?);
+        let endpoint_url = moto::endpoint_url()?;
+        let client = s3::trusting_client(&endpoint_url, ACCESS_KEY, SECRET_KEY);
+        let mut store = Self::with_client(client, endpoint_url, &new_name());
         store.is_moto = true;
         Some(store)
     }
 
-    fn with_new_bucket(endpoint_url: String) -> Self {
-        static BUCKETS: AtomicU64 = AtomicU64::new(0);
-        let number = BUCKETS.fetch_add(1, Ordering::Relaxed);
-        Self::at(endpoint_url, &format!("test-{number}"))
-    }
-
     fn at(endpoint_url: String, bucket: &str) -> Self {
         let client = s3::client(&endpoint_url, ACCESS_KEY, SECRET_KEY);
+        Self::with_client(client, endpoint_url, bucket)
+    }
+
+    fn with_client(client: aws_sdk_s3::Client, endpoint_url: String, bucket: &str) -> Self {
         Self {
             bucket: Bucket::create(&client, bucket),
             endpoint_url,

@@ -2,7 +2,7 @@
 
 use super::location::Location;
 use super::transfer::Wanted;
-use crate::cli::args::{EndpointArgs, LogArgs};
+use crate::cli::args::{EndpointArgs, LogArgs, MetadataFormatArg, StateArgs};
 use crate::cli::units::{parse_duration, parse_size_bytes};
 use crate::s3::LONGEST_LINK;
 use clap::{Args, ValueEnum};
@@ -101,6 +101,54 @@ pub struct GetArgs {
     pub destination: Option<PathBuf>,
     #[command(flatten)]
     pub transfer: TransferArgs,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct PutArgs {
+    /// What to upload; -: standard input
+    #[arg(value_name = "FILE|-")]
+    pub file: PathBuf,
+    /// Where to, replacing what is there; a KEY that ends in / is a directory
+    #[arg(value_name = "s3://BUCKET/KEY", value_parser = Location::parse)]
+    pub location: Location,
+    /// Content type [default: by the extension]
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    /// Decode the input (RFC 4648; white space is skipped); anything else is an error, and nothing is written
+    #[arg(long)]
+    pub base64: bool,
+    /// Only if there is no such object
+    #[arg(long, conflicts_with = "if_match")]
+    pub if_none_match: bool,
+    /// Only if the object is this version
+    #[arg(long, value_name = "ETAG")]
+    pub if_match: Option<String>,
+    /// How mode, owner and time of the file are written to the object [default: aws]
+    #[arg(long, value_name = "FORMAT")]
+    pub metadata_format: Option<MetadataFormatArg>,
+    #[command(flatten)]
+    pub transfer: TransferArgs,
+    #[command(flatten)]
+    pub state: StateArgs,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RmArgs {
+    #[arg(value_name = "s3://BUCKET/KEY", value_parser = Location::parse, required = true)]
+    pub locations: Vec<Location>,
+    /// Everything below KEY/ too; asks on a terminal
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// Do not ask
+    #[arg(short, long, requires = "recursive")]
+    pub yes: bool,
+    /// A key that is not there is no failure
+    #[arg(long)]
+    pub missing_ok: bool,
     #[command(flatten)]
     pub common: CommonArgs,
 }

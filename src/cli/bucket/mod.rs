@@ -17,6 +17,8 @@ mod interrupt;
 pub mod location;
 mod ls;
 mod output;
+mod put;
+mod rm;
 pub mod transfer;
 mod url;
 
@@ -24,6 +26,8 @@ pub use buckets::run as run_buckets;
 pub use cat::run as run_cat;
 pub use get::run as run_get;
 pub use ls::run as run_ls;
+pub use put::run as run_put;
+pub use rm::run as run_rm;
 pub use url::run as run_url;
 
 use crate::cli::connect;

@@ -60,7 +60,9 @@ pub(super) fn hand_on(headers: &mut ObjectHeaders, only_appended: bool) {
 impl State {
     /// True when nothing but appending was done to the content since the last commit.
     pub fn only_appended(&self) -> bool {
-        self.last_rewrite <= self.settled && self.creation.is_none_or(|creation| creation == Creation::Plain)
+        !self.is_one_shot
+            && self.last_rewrite <= self.settled
+            && self.creation.is_none_or(|creation| creation == Creation::Plain)
     }
 
     /// How many bytes of the base version stand before the appended ones; `None` where bytes are only in an upload, or
@@ -69,7 +71,7 @@ impl State {
         let base_bytes = match &self.base {
             Base::Absent => 0,
             Base::Known(version) => version.size_bytes,
-            Base::Tag(_) => return None,
+            Base::Any | Base::Tag(_) => return None,
         };
         let fits = |map: &ExtentMap| {
             map.size_bytes() >= base_bytes

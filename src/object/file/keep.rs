@@ -79,6 +79,9 @@ impl File {
     /// Another version is there. Keeps the local one, after which the file is not dirty any more; returns the error for
     /// the caller. If it cannot be kept, the file stays dirty, and the error says why.
     pub(super) async fn keep_conflict(self: &Arc<Self>, theirs: Option<ObjectInfo>) -> Error {
+        if self.state().is_one_shot {
+            return self.lost_one_shot(theirs.as_ref());
+        }
         let (id, kind) = {
             let state = self.state();
             let is_exclusive = state.creation == Some(Creation::Exclusive) && theirs.is_some();

@@ -34,6 +34,8 @@ const PAGE_BYTES: u64 = 4 << 10;
 /// The object that the next commit replaces.
 #[derive(Clone, Debug)]
 pub enum Base {
+    /// Whatever is there, and also nothing.
+    Any,
     Absent,
     /// Known by its tag only: from the record of a former mount.
     Tag(ETag),
@@ -43,6 +45,7 @@ pub enum Base {
 impl Base {
     pub fn condition(&self) -> Condition {
         match self {
+            Self::Any => Condition::None,
             Self::Absent => Condition::Absent,
             Self::Tag(etag) => Condition::Matches(etag.clone()),
             Self::Known(version) => Condition::Matches(version.etag.clone()),
@@ -51,7 +54,7 @@ impl Base {
 
     pub fn etag(&self) -> Option<&ETag> {
         match self {
-            Self::Absent => None,
+            Self::Any | Self::Absent => None,
             Self::Tag(etag) => Some(etag),
             Self::Known(version) => Some(&version.etag),
         }
@@ -117,6 +120,10 @@ pub struct State {
     pub headers: ObjectHeaders,
     pub attributes: Attributes,
     pub mtime_is_explicit: bool,
+    /// Writes change no times: the content comes from something that has its own.
+    pub keeps_times: bool,
+    /// See [`super::one_shot`].
+    pub is_one_shot: bool,
     pub upload: Option<Upload>,
     /// Where parts of the next upload lie; begins at the first write after a commit.
     pub grid: Option<PartGrid>,
@@ -204,6 +211,8 @@ impl State {
             headers,
             attributes,
             mtime_is_explicit: false,
+            keeps_times: false,
+            is_one_shot: false,
             upload: None,
             grid: None,
             keeps_parts: false,
@@ -240,6 +249,9 @@ impl State {
     /// Content changed, or was replaced by what is the same: its time is now.
     pub fn note_write(&mut self) {
         self.note_change();
+        if self.keeps_times {
+            return;
+        }
         let now = Some(rt::wall_clock());
         self.attributes.mtime = now;
         self.attributes.ctime = now;

@@ -167,6 +167,19 @@ pub async fn with_tags(client: &Client, headers: &ObjectHeaders, of: &ObjectId) 
     Ok(headers)
 }
 
+/// Aborts an upload that a process which is gone has left open. When the store cannot be reached its record stays, for
+/// the next time.
+pub async fn abort_leftover(client: &Client, spool: &Arc<Spool>, record: RecordId, upload: &OpenUpload) {
+    let id = ObjectId::new(upload.bucket.as_str(), upload.key.as_str());
+    let upload = UploadId(upload.upload_id.clone());
+    match client.abort_upload(&id, &upload).await {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            tracing::warn!(%error, "an unfinished upload of an earlier process could not be aborted");
+        }
+        _ => forget(spool, record).await,
+    }
+}
+
 /// Removes a record whose work is finished. A failure costs the next mount a request, no more.
 pub async fn forget(spool: &Arc<Spool>, record: RecordId) {
     let spool = spool.clone();

@@ -1,0 +1,101 @@
+//! What a person at a terminal sees, and is asked.
+
+use crate::on_the_embedded_store;
+use crate::shell::Shell;
+use crate::support::command::{Done, has_program};
+use crate::support::pattern;
+use crate::support::store::Store;
+use pailfs::embedded::{Fault, Operation, When};
+use std::time::Duration;
+
+on_the_embedded_store!(
+    a_transfer_shows_how_far_it_is,
+    deleting_a_directory_asks,
+    names_cannot_move_the_cursor,
+);
+
+/// Runs a program on a terminal of its own, with an answer typed ahead.
+const ON_A_TERMINAL: &str = r#"
+import os, pty, sys
+pid, fd = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[2], sys.argv[2:])
+os.write(fd, sys.argv[1].encode())
+seen = b""
+while True:
+    try:
+        data = os.read(fd, 65536)
+    except OSError:
+        break
+    if not data:
+        break
+    seen += data
+sys.stdout.buffer.write(seen)
+sys.stdout.flush()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+
+fn on_a_terminal(shell: &Shell, answer: &str, arguments: &[&str]) -> Done {
+    let tool = shell
+        .tool("python3")
+        .args(["-c", ON_A_TERMINAL, answer, "pailfs"]);
+    tool.args(arguments).env("TERM", "xterm").output()
+}
+
+fn a_transfer_shows_how_far_it_is(store: &Store) {
+    if !has_program("python3") {
+        return;
+    }
+    let shell = Shell::new(store);
+    shell.write("large", &pattern(40 << 20, 30));
+    let slow = || Fault::Delay(Duration::from_millis(250));
+    for operation in [Operation::UploadPart, Operation::Get] {
+        store
+            .server()
+            .faults()
+            .inject(When::on(operation).for_ever(), slow());
+    }
+    let address = shell.at_key("large");
+    for arguments in [
+        &["put", "--memory", "32M", "large", &address][..],
+        &["get", "--memory", "32M", &address, "back"],
+    ] {
+        let seen = on_a_terminal(&shell, "", arguments).success();
+        for part in ["/40.00 MiB", "/s", "left"] {
+            assert!(seen.contains(part), "{arguments:?}: {seen:?}");
+        }
+        // In a pipe there is nothing: `run` looks at standard error.
+        shell.run(arguments);
+    }
+}
+
+fn deleting_a_directory_asks(store: &Store) {
+    if !has_program("python3") {
+        return;
+    }
+    let shell = Shell::new(store);
+    for key in ["dir/a", "dir/b"] {
+        store.bucket.put(key, "data");
+    }
+    let address = shell.at_key("dir");
+    let seen = on_a_terminal(&shell, "n\n", &["rm", "--recursive", &address]);
+    assert_eq!(seen.status.code(), Some(1), "{seen:?}");
+    assert!(
+        seen.stdout.contains("everything below s3://test/dir/? [y/N]"),
+        "{seen:?}"
+    );
+    assert!(seen.stdout.contains("nothing was deleted"), "{seen:?}");
+    assert_eq!(store.bucket.keys("").len(), 2);
+    on_a_terminal(&shell, "y\n", &["rm", "--recursive", &address]).success();
+    assert_eq!(store.bucket.keys("").len(), 0);
+}
+
+fn names_cannot_move_the_cursor(store: &Store) {
+    if !has_program("python3") {
+        return;
+    }
+    let shell = Shell::new(store);
+    store.bucket.put("evil\u{1b}[2J\nname", "data");
+    let seen = on_a_terminal(&shell, "", &["ls", &shell.at_key("")]).success();
+    assert_eq!(seen.trim_end(), "evil\\u{1b}[2J\\nname");
+}
