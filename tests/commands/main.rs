@@ -11,6 +11,7 @@ mod cat;
 mod errors;
 mod get;
 mod keys;
+mod large;
 mod listing;
 mod put;
 mod readme;
