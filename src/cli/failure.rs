@@ -14,11 +14,11 @@ pub enum Exit {
     Failed = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// The bucket or the mount point does not exist.
+    /// The bucket, the key, the file or the mount point does not exist.
     NotFound = 3,
     /// Access denied, or no credentials.
     Denied = 4,
-    /// Somebody else's change or use is in the way.
+    /// Somebody else's change or use is in the way, or a condition does not hold.
     Conflict = 5,
 }
 
@@ -27,9 +27,9 @@ pub const EXIT_CODES_HELP: &str = "Exit codes:
   0  done
   1  something failed; the message says what
   2  the command line is wrong
-  3  not found: the bucket or the mount point does not exist, or nothing is mounted there
+  3  not found: the bucket, the key, the file or the mount point does not exist, or nothing is mounted there
   4  denied: the store refuses access, or there are no credentials, or the system refuses
-  5  conflict: in use, mounted already, or changed by somebody else meanwhile";
+  5  conflict: in use, mounted already, changed by somebody else meanwhile, or a condition does not hold";
 
 /// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -310,8 +310,11 @@ fn a_killed_upload_is_aborted_by_the_next(store: &Store) {
     let shell = Shell::new(store);
     shell.write("large", &pattern(40 << 20, 19));
     let running = begin_stream(&shell, store);
-    processes::signal(putting_process(store), libc::SIGKILL);
+    let process = putting_process(store);
+    processes::signal(process, libc::SIGKILL);
     drop(running);
+    // Until it is gone its records are its own.
+    wait_until("its end", || !processes::is_alive(process as u32));
     assert_eq!(store.bucket.open_uploads(), ["stream"]);
     shell.write("small", b"data");
     shell.run(&["put", "small", &shell.at_key("small")]);

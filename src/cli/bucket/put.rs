@@ -123,6 +123,10 @@ async fn put(
         // The record of the upload is there for the next one if this takes too long.
         let clean_up = async { Ok(rt::timeout(CLEAN_UP_LIMIT, file.discard()).await) };
         let _cleaned_up = interrupts.unless_one_comes(clean_up).await;
+        // The last request was on its way already, and was heard of meanwhile.
+        if let Some(version) = file.base_version() {
+            return Ok(version);
+        }
     }
     sent
 }
