@@ -3,13 +3,15 @@
 //! - Credentials and settings come from aws-config, as every AWS tool reads them; the SDK refreshes them.
 //! - The region need not be known: requests to a bucket elsewhere are redirected once and remembered
 //!   (`regions`).
-//! - Custom endpoints get path-style addresses, AWS gets virtual-host style, unless told otherwise.
+//! - Which store that is, is for `endpoint` to say; others than AWS get path-style addresses, AWS gets virtual-host style,
+//!   unless told otherwise.
 
 use super::capabilities::{Capabilities, KnownCapabilities};
 use super::client::Client;
 use super::clock::ServerClock;
 use super::connector::{Connector, Patience};
 use super::dial::{Connect, Dialer, Proxies};
+use super::endpoint::{self, Endpoint};
 use super::pace::Pace;
 use super::regions::Regions;
 use super::retry::Inner;
@@ -18,7 +20,8 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::rt;
 use crate::telemetry::Metrics;
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
-use aws_config::meta::region::{ProvideRegion, RegionProviderChain};
+use aws_config::imds::region::ImdsRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
@@ -139,13 +142,12 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
     let clock = Arc::new(ServerClock::default());
     let connector = make_connector(&options, &metrics, &clock, dialer).await?;
     let shared = load(&options, connector).await;
+    let endpoint = Endpoint::resolve(options.endpoint_url.as_deref(), &shared)?;
+    let region = region(&shared, &endpoint).await;
     if !options.no_sign_request {
         find_credentials(&shared, &options).await?;
     }
-    let endpoint_url = endpoint_url(&options, &shared);
-    let is_aws = endpoint_url.as_deref().is_none_or(is_aws_host);
-    let region = shared.region().map_or(DEFAULT_REGION, Region::as_ref).to_owned();
-    let mut capabilities = if is_aws {
+    let mut capabilities = if endpoint.is_aws() {
         Capabilities::s3()
     } else {
         Capabilities::default()
@@ -153,7 +155,7 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
     capabilities.merge(&options.capabilities);
     let reserved = (options.max_connections / 4).max(1);
     let inner = Inner {
-        regions: Regions::new(s3_config(&options, &shared, is_aws), &region),
+        regions: Regions::new(s3_config(&options, &shared, &endpoint), &region),
         metrics,
         clock,
         pace: Pace::default(),
@@ -163,8 +165,8 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
         )),
         stall_timeout: options.stall_timeout,
         capabilities: KnownCapabilities::new(capabilities, !options.read_only, options.probe_prefix),
-        endpoint: endpoint_url.unwrap_or_else(|| "aws".to_owned()),
-        is_aws,
+        is_aws: endpoint.is_aws(),
+        endpoint: endpoint.name().to_owned(),
         credentials: shared.credentials_provider().filter(|_| !options.no_sign_request),
     };
     Ok(Client {
@@ -173,20 +175,12 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
 }
 
 fn check(options: &ClientOptions) -> Result<()> {
-    let invalid = |what: String| Err(Error::new(ErrorKind::Invalid, what));
     if let Some(url) = &options.endpoint_url {
-        let usable = url.parse::<http::Uri>().ok().is_some_and(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri.host().is_some_and(|host| !host.is_empty())
-        });
-        if !usable {
-            return invalid(format!(
-                "endpoint URL {url:?}: not of the form http(s)://HOST[:PORT]"
-            ));
-        }
+        endpoint::check(url)?;
     }
     if options.stall_timeout.is_zero() {
-        return invalid("a stall time-out of zero lets no request finish".to_owned());
+        let message = "a stall time-out of zero lets no request finish";
+        return Err(Error::new(ErrorKind::Invalid, message));
     }
     Ok(())
 }
@@ -251,29 +245,26 @@ async fn load(options: &ClientOptions, connector: Connector) -> SdkConfig {
     loader.load().await
 }
 
-/// The instance metadata service is asked for the region only where the store may be AWS.
+/// What is said about the region on this machine; see [`region`] for what else there is.
 fn region_chain(options: &ClientOptions) -> RegionProviderChain {
-    let profile = || {
-        let builder = ProfileFileRegionProvider::builder();
-        match &options.profile {
-            Some(name) => builder.profile_name(name).build(),
-            None => builder.build(),
-        }
+    let builder = ProfileFileRegionProvider::builder();
+    let profile = match &options.profile {
+        Some(name) => builder.profile_name(name).build(),
+        None => builder.build(),
     };
-    let chain = RegionProviderChain::first_try(options.region.clone().map(Region::new))
+    RegionProviderChain::first_try(options.region.clone().map(Region::new))
         .or_else(EnvironmentVariableRegionProvider::new())
-        .or_else(profile());
-    if options.endpoint_url.is_some() {
-        chain.or_else(Region::new(DEFAULT_REGION))
-    } else {
-        with_instance(chain)
-    }
+        .or_else(profile)
 }
 
-fn with_instance(chain: RegionProviderChain) -> RegionProviderChain {
-    let instance: Box<dyn ProvideRegion> =
-        Box::new(aws_config::imds::region::ImdsRegionProvider::builder().build());
-    chain.or_else(instance).or_else(Region::new(DEFAULT_REGION))
+/// The region to begin with. The instance metadata service is asked only where the store may be AWS.
+async fn region(shared: &SdkConfig, endpoint: &Endpoint) -> String {
+    let found = match shared.region() {
+        Some(region) => Some(region.clone()),
+        None if endpoint.url().is_none() => ImdsRegionProvider::builder().build().region().await,
+        None => None,
+    };
+    found.map_or_else(|| DEFAULT_REGION.to_owned(), |region| region.to_string())
 }
 
 async fn find_credentials(shared: &SdkConfig, options: &ClientOptions) -> Result<()> {
@@ -296,35 +287,13 @@ async fn find_credentials(shared: &SdkConfig, options: &ClientOptions) -> Result
     Err(Error::new(ErrorKind::Denied, message))
 }
 
-/// The endpoint that the SDK will use, as far as it was configured.
-fn endpoint_url(options: &ClientOptions, shared: &SdkConfig) -> Option<String> {
-    let of_s3 = || {
-        std::env::var("AWS_ENDPOINT_URL_S3")
-            .ok()
-            .filter(|url| !url.is_empty())
-    };
-    options
-        .endpoint_url
-        .clone()
-        .or_else(of_s3)
-        .or_else(|| shared.endpoint_url().map(str::to_owned))
-}
-
-fn is_aws_host(url: &str) -> bool {
-    let host = url
-        .parse::<http::Uri>()
-        .ok()
-        .and_then(|uri| uri.host().map(str::to_ascii_lowercase));
-    host.is_some_and(|host| {
-        [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"]
-            .iter()
-            .any(|suffix| host.ends_with(suffix))
-    })
-}
-
-fn s3_config(options: &ClientOptions, shared: &SdkConfig, is_aws: bool) -> aws_sdk_s3::config::Builder {
+fn s3_config(
+    options: &ClientOptions,
+    shared: &SdkConfig,
+    endpoint: &Endpoint,
+) -> aws_sdk_s3::config::Builder {
     let path_style = match options.path_style {
-        PathStyle::Auto => !is_aws,
+        PathStyle::Auto => !endpoint.is_aws(),
         PathStyle::Always => true,
         PathStyle::Never => false,
     };
@@ -336,10 +305,7 @@ fn s3_config(options: &ClientOptions, shared: &SdkConfig, is_aws: bool) -> aws_s
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .force_path_style(path_style);
-    if let Some(url) = &options.endpoint_url {
-        // Over what the environment says for S3 alone.
-        builder = builder.endpoint_url(url);
-    }
+    builder.set_endpoint_url(endpoint.url().map(str::to_owned));
     if options.accelerate {
         builder = builder.accelerate(true);
     }
@@ -375,28 +341,6 @@ impl Intercept for RequesterPays {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_amazons_hosts_are_aws() {
-        assert!(is_aws_host("https://s3.eu-central-1.amazonaws.com"));
-        assert!(is_aws_host("https://s3.dualstack.us-east-1.api.aws"));
-        assert!(!is_aws_host("http://127.0.0.1:9000"));
-        assert!(!is_aws_host("https://amazonaws.com.example.org"));
-    }
-
-    #[test]
-    fn endpoints_that_are_no_urls_are_refused() {
-        let of = |url: &str| {
-            check(&ClientOptions {
-                endpoint_url: Some(url.to_owned()),
-                ..ClientOptions::default()
-            })
-        };
-        assert!(of("http://127.0.0.1:9000").is_ok());
-        for wrong in ["127.0.0.1:9000", "s3://bucket", "http://", "ftp://host"] {
-            assert_eq!(of(wrong).expect_err(wrong).kind(), ErrorKind::Invalid);
-        }
-    }
 
     #[test]
     fn secrets_are_not_printed() {

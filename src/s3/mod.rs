@@ -10,7 +10,8 @@
 //! 4. Stores that accept a condition and ignore it: `capabilities` says what is known, `probe` finds out.
 //! 5. Bytes at full speed: own HTTP connector with large buffers (`connector`), connections through proxies
 //!    and TLS (`dial`, `tls`, `resolver`), bodies of known length without copies (`upload_body`).
-//! 6. Names and values that HTTP or XML cannot carry as they are: `convert`, `list`.
+//! 6. Which store it is, however it was named: `endpoint`.
+//! 7. Names and values that HTTP or XML cannot carry as they are: `convert`, `list`.
 
 mod body;
 mod buckets;
@@ -21,6 +22,7 @@ mod config;
 mod connector;
 mod convert;
 mod dial;
+mod endpoint;
 mod errors;
 mod list;
 mod multipart;

@@ -1,6 +1,8 @@
 //! The S3 edge over a real HTTP exchange with a peer that follows a script: what is sent, what is sent again,
 //! and what every kind of failure becomes. Time is paused: waiting costs nothing, and every wait ends.
 
+mod alone;
+mod environment;
 mod peer;
 
 use bytes::Bytes;
