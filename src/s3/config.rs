@@ -1,6 +1,6 @@
 //! From options to a client: credentials, region, endpoint, connections.
 //!
-//! - Credentials and settings come from aws-config, as every AWS tool reads them; the SDK refreshes them.
+//! - Settings come from aws-config, as every AWS tool reads them; credentials are `credentials`' business.
 //! - The region need not be known: requests to a bucket elsewhere are redirected once and remembered
 //!   (`regions`).
 //! - Which store that is, is for `endpoint` to say; others than AWS get path-style addresses, AWS gets virtual-host style,
@@ -10,6 +10,7 @@ use super::capabilities::{Capabilities, KnownCapabilities};
 use super::client::Client;
 use super::clock::ServerClock;
 use super::connector::{Connector, Patience};
+use super::credentials::Identity;
 use super::dial::{Connect, Dialer, Proxies};
 use super::endpoint::{self, Endpoint};
 use super::pace::Pace;
@@ -24,14 +25,12 @@ use aws_config::imds::region::ImdsRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    ConfigBag, IdentityCache, Intercept, RequestChecksumCalculation, ResponseChecksumValidation,
-    RuntimeComponents, StalledStreamProtectionConfig,
+    ConfigBag, Intercept, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
+    StalledStreamProtectionConfig,
 };
 use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use std::path::PathBuf;
@@ -40,7 +39,6 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 const DEFAULT_REGION: &str = "us-east-1";
-const REFRESH_AHEAD: Duration = Duration::from_mins(1);
 const LONGEST_CONNECT: Duration = Duration::from_secs(10);
 
 /// How buckets are addressed.
@@ -141,12 +139,11 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
     check(&options)?;
     let clock = Arc::new(ServerClock::default());
     let connector = make_connector(&options, &metrics, &clock, dialer).await?;
-    let shared = load(&options, connector).await;
+    let shared = load(&options, connector.clone()).await;
     let endpoint = Endpoint::resolve(options.endpoint_url.as_deref(), &shared)?;
     let region = region(&shared, &endpoint).await;
-    if !options.no_sign_request {
-        find_credentials(&shared, &options).await?;
-    }
+    let (identity, provider) = Identity::establish(&options, &shared, &region, connector).await?;
+    let config = s3_config(&options, &shared, &endpoint);
     let mut capabilities = if endpoint.is_aws() {
         Capabilities::s3()
     } else {
@@ -155,7 +152,8 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
     capabilities.merge(&options.capabilities);
     let reserved = (options.max_connections / 4).max(1);
     let inner = Inner {
-        regions: Regions::new(s3_config(&options, &shared, &endpoint), &region),
+        regions: Regions::new(config, provider, &region),
+        identity,
         metrics,
         clock,
         pace: Pace::default(),
@@ -167,7 +165,6 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
         capabilities: KnownCapabilities::new(capabilities, !options.read_only, options.probe_prefix),
         is_aws: endpoint.is_aws(),
         endpoint: endpoint.name().to_owned(),
-        credentials: shared.credentials_provider().filter(|_| !options.no_sign_request),
     };
     Ok(Client {
         inner: Arc::new(inner),
@@ -222,25 +219,13 @@ async fn make_connector(
 async fn load(options: &ClientOptions, connector: Connector) -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(connector)
-        .identity_cache(IdentityCache::lazy().buffer_time(REFRESH_AHEAD).build())
+        .no_credentials()
         .region(region_chain(options));
     if let Some(profile) = &options.profile {
         loader = loader.profile_name(profile);
     }
     if let Some(url) = &options.endpoint_url {
         loader = loader.endpoint_url(url);
-    }
-    if options.no_sign_request {
-        loader = loader.no_credentials();
-    } else if let Some(given) = &options.credentials {
-        let (id, secret) = (given.access_key_id.clone(), given.secret_access_key.clone());
-        loader = loader.credentials_provider(Credentials::new(
-            id,
-            secret,
-            given.session_token.clone(),
-            None,
-            "options",
-        ));
     }
     loader.load().await
 }
@@ -265,26 +250,6 @@ async fn region(shared: &SdkConfig, endpoint: &Endpoint) -> String {
         None => None,
     };
     found.map_or_else(|| DEFAULT_REGION.to_owned(), |region| region.to_string())
-}
-
-async fn find_credentials(shared: &SdkConfig, options: &ClientOptions) -> Result<()> {
-    let why = match shared.credentials_provider() {
-        Some(provider) => match provider.provide_credentials().await {
-            Ok(_) => return Ok(()),
-            Err(error) => {
-                let causes = super::connector::sources(&error).map(ToString::to_string);
-                causes.collect::<Vec<_>>().join(": ")
-            }
-        },
-        None => "no provider".to_owned(),
-    };
-    let profile = options.profile.as_deref().unwrap_or("default");
-    let message = format!(
-        "no credentials ({why}); looked in the environment (AWS_ACCESS_KEY_ID), in the profile {profile:?} (keys, SSO, \
-         credential process, role), for a web identity token (AWS_WEB_IDENTITY_TOKEN_FILE), and asked the container and \
-         instance metadata services; buckets that anybody may read need --no-sign-request"
-    );
-    Err(Error::new(ErrorKind::Denied, message))
 }
 
 fn s3_config(

@@ -10,6 +10,7 @@
 
 use super::clock::parse_http_date;
 use super::connector::{TransportError, TransportKind, sources};
+use super::credentials::Doubt;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::object::ObjectId;
 use crate::rt;
@@ -150,6 +151,16 @@ impl Failure {
         self.reach == Reach::Answered && matches!(self.status, Some(304 | 404 | 412))
     }
 
+    /// `Some` when other credentials may help.
+    pub(super) fn doubt_of_credentials(&self) -> Option<Doubt> {
+        match (self.reach, self.code.as_deref(), self.status) {
+            (Reach::NoCredentials, ..) => Some(Doubt::Certain),
+            (Reach::Answered, Some(code), _) if is_of_credentials(code) => Some(Doubt::Certain),
+            (Reach::Answered, None, Some(400 | 401 | 403)) => Some(Doubt::Possible),
+            _ => None,
+        }
+    }
+
     pub(super) fn verdict(&self, replay: Replay) -> Verdict {
         match (self.meaning(), replay) {
             (Meaning::Final(kind), _) => Verdict::GiveUp(kind),
@@ -242,14 +253,10 @@ fn meaning_of_code(code: &str) -> Option<Meaning> {
         "PreconditionFailed" => Final(ErrorKind::PreconditionFailed),
         "NotModified" => Final(ErrorKind::NotModified),
         "InvalidRange" => Final(ErrorKind::BadRange),
-        "AccessDenied"
-        | "InvalidAccessKeyId"
-        | "SignatureDoesNotMatch"
-        | "ExpiredToken"
-        | "InvalidToken"
-        | "AccountProblem"
-        | "AllAccessDisabled"
-        | "InvalidObjectState" => Final(ErrorKind::Denied),
+        code if is_of_credentials(code) => Final(ErrorKind::Denied),
+        "AccessDenied" | "AccountProblem" | "AllAccessDisabled" | "InvalidObjectState" => {
+            Final(ErrorKind::Denied)
+        }
         "NotImplemented" | "MethodNotAllowed" => Final(ErrorKind::Unsupported),
         "EntityTooLarge" => Final(ErrorKind::TooLarge),
         "KeyTooLongError" | "KeyTooLong" => Final(ErrorKind::NameTooLong),
@@ -260,6 +267,19 @@ fn meaning_of_code(code: &str) -> Option<Meaning> {
         }
         _ => return None,
     })
+}
+
+/// The store does not accept who is asking, whatever is asked.
+fn is_of_credentials(code: &str) -> bool {
+    matches!(
+        code,
+        "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "ExpiredToken"
+            | "ExpiredTokenException"
+            | "InvalidToken"
+            | "TokenRefreshRequired"
+    )
 }
 
 fn meaning_of_status(status: u16) -> Meaning {

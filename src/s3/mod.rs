@@ -11,7 +11,8 @@
 //! 5. Bytes at full speed: own HTTP connector with large buffers (`connector`), connections through proxies
 //!    and TLS (`dial`, `tls`, `resolver`), bodies of known length without copies (`upload_body`).
 //! 6. Which store it is, however it was named: `endpoint`.
-//! 7. Names and values that HTTP or XML cannot carry as they are: `convert`, `list`.
+//! 7. Whose requests they are, and keys that are replaced while we run: `credentials`.
+//! 8. Names and values that HTTP or XML cannot carry as they are: `convert`, `list`.
 
 mod body;
 mod buckets;
@@ -21,6 +22,7 @@ mod clock;
 mod config;
 mod connector;
 mod convert;
+mod credentials;
 mod dial;
 mod endpoint;
 mod errors;

@@ -48,11 +48,11 @@ impl Client {
     /// # Errors
     /// `Invalid` for a lifetime that is too long, and where nothing is signed; `Denied` without credentials.
     pub async fn signed_link(&self, method: LinkMethod, id: &ObjectId, lifetime: Duration) -> Result<String> {
-        if self.inner.credentials.is_none() {
+        if self.inner.regions.signer().is_none() {
             let message = "a signed link needs credentials, and requests are not signed";
             return Err(Error::new(ErrorKind::Invalid, message).on(id));
         }
-        let (_, sdk) = self.inner.regions.client_of(&id.bucket);
+        let sdk = self.inner.regions.way_to(&id.bucket).sdk;
         sign(&sdk, method, id, lifetime)
             .await
             .map_err(|error| error.on(id))
@@ -63,7 +63,7 @@ impl Client {
         const KEY: &str = "k";
         // Whoever signs: the signature is cut off.
         let nobody = Credentials::new("nobody", "nothing", None, None, "address");
-        let (_, sdk) = self.inner.regions.client_of(bucket);
+        let sdk = self.inner.regions.way_to(bucket).sdk;
         let config = sdk.config().to_builder().credentials_provider(nobody).build();
         let sdk = SdkClient::from_conf(config);
         let link = sign(&sdk, LinkMethod::Get, &ObjectId::new(bucket, KEY), LONGEST_LINK).await?;
@@ -79,7 +79,7 @@ impl Client {
 
     /// When the credentials in use now will have expired, where they do.
     pub async fn credentials_end(&self) -> Option<SystemTime> {
-        let provider = self.inner.credentials.as_ref()?;
+        let provider = self.inner.regions.signer()?;
         let credentials = provider.provide_credentials().await.ok()?;
         credentials.expiry()
     }

@@ -1,29 +1,55 @@
 //! One SDK client per region, and which bucket is in which region. The SDK follows no redirect across
-//! regions.
+//! regions. New credentials make new clients, which share the connections of the former ones.
 
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client as SdkClient;
-use aws_sdk_s3::config::{Builder, Region};
+use aws_sdk_s3::config::{Builder, IdentityCache, Region};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+const REFRESH_AHEAD: Duration = Duration::from_mins(1);
 
 pub(super) struct Regions {
-    config: Builder,
     home: Arc<str>,
     known: Mutex<Known>,
 }
 
-#[derive(Default)]
 struct Known {
+    config: Builder,
+    /// `None`: requests are not signed.
+    signer: Option<SharedCredentialsProvider>,
+    /// Counts the changes of credentials.
+    generation: u64,
     clients: HashMap<Arc<str>, SdkClient>,
     buckets: HashMap<String, Arc<str>>,
 }
 
+/// A client, and what was decided by choosing it.
+pub(super) struct Way {
+    pub sdk: SdkClient,
+    pub region: Arc<str>,
+    /// Which credentials it signs with.
+    pub generation: u64,
+}
+
+/// What former credentials left in the cache is not used again.
+fn with_signer(mut config: Builder, signer: Option<SharedCredentialsProvider>) -> Builder {
+    config.set_credentials_provider(signer);
+    config.identity_cache(IdentityCache::lazy().buffer_time(REFRESH_AHEAD).build())
+}
+
 impl Regions {
-    pub(super) fn new(config: Builder, home: &str) -> Self {
+    pub(super) fn new(config: Builder, signer: Option<SharedCredentialsProvider>, home: &str) -> Self {
         Self {
-            config,
             home: home.into(),
-            known: Mutex::default(),
+            known: Mutex::new(Known {
+                config: with_signer(config, signer.clone()),
+                signer,
+                generation: 0,
+                clients: HashMap::new(),
+                buckets: HashMap::new(),
+            }),
         }
     }
 
@@ -31,20 +57,38 @@ impl Regions {
         &self.home
     }
 
-    /// The region that `bucket` is asked for in, and the client of that region.
-    pub(super) fn client_of(&self, bucket: &str) -> (Arc<str>, SdkClient) {
-        let mut known = self.lock();
+    /// How `bucket` is asked.
+    pub(super) fn way_to(&self, bucket: &str) -> Way {
+        let known = &mut *self.lock();
         let region = known.buckets.get(bucket).unwrap_or(&self.home).clone();
         let client = known.clients.entry(region.clone()).or_insert_with(|| {
-            let config = self
-                .config
-                .clone()
-                .region(Region::new(region.to_string()))
-                .build();
-            SdkClient::from_conf(config)
+            let region = Region::new(region.to_string());
+            SdkClient::from_conf(known.config.clone().region(region).build())
         });
-        let client = client.clone();
-        (region, client)
+        Way {
+            sdk: client.clone(),
+            region,
+            generation: known.generation,
+        }
+    }
+
+    /// Of the credentials; see [`Way::generation`].
+    pub(super) fn generation(&self) -> u64 {
+        self.lock().generation
+    }
+
+    /// Who signs now; `None`: nobody.
+    pub(super) fn signer(&self) -> Option<SharedCredentialsProvider> {
+        self.lock().signer.clone()
+    }
+
+    /// Signs all requests from now on with what `provider` gives.
+    pub(super) fn sign_with(&self, provider: SharedCredentialsProvider) {
+        let known = &mut *self.lock();
+        known.config = with_signer(known.config.clone(), Some(provider.clone()));
+        known.signer = Some(provider);
+        known.generation += 1;
+        known.clients.clear();
     }
 
     /// Takes note of the region that an answer named; false when that is where we asked already.

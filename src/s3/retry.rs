@@ -5,16 +5,16 @@
 
 use super::capabilities::KnownCapabilities;
 use super::clock::ServerClock;
+use super::credentials::Identity;
 pub(super) use super::errors::Replay;
 use super::errors::{Failure, Verdict};
 use super::pace::Pace;
-use super::regions::Regions;
+use super::regions::{Regions, Way};
 use super::silence;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::ObjectId;
 use crate::rt;
 use crate::telemetry::{Metrics, RequestClass};
-use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client as SdkClient;
 use std::future::Future;
 use std::pin::Pin;
@@ -118,9 +118,17 @@ fn attempt<T>(
     Box::pin(sending)
 }
 
+/// What one call has tried against refusals.
+#[derive(Default)]
+struct Remedies {
+    redirects: u32,
+    has_renewed: bool,
+}
+
 /// What all clones of a client share.
 pub(super) struct Inner {
     pub regions: Regions,
+    pub identity: Identity,
     pub metrics: Arc<Metrics>,
     pub clock: Arc<ServerClock>,
     pub pace: Pace,
@@ -130,8 +138,6 @@ pub(super) struct Inner {
     pub capabilities: KnownCapabilities,
     pub endpoint: String,
     pub is_aws: bool,
-    /// `None`: requests are not signed.
-    pub credentials: Option<SharedCredentialsProvider>,
 }
 
 impl Inner {
@@ -162,15 +168,15 @@ impl Inner {
         self.check_silence(call)?;
         let since = call.since.or_else(silence::since).unwrap_or_else(rt::now);
         let mut backoff = Backoff::new();
-        let mut redirects = 0;
+        let mut remedies = Remedies::default();
         let mut attempts = 0;
         loop {
             self.pace.wait(call.bucket).await;
             let permit = self.permit(call).await?;
-            let (region, sdk) = self.regions.client_of(call.bucket);
+            let way = self.regions.way_to(call.bucket);
             attempts += 1;
             self.metrics.count_request(call.class);
-            let failure = match attempt(send(&sdk)).await {
+            let failure = match attempt(send(&way.sdk)).await {
                 Ok(answer) => {
                     self.pace.succeeded(call.bucket);
                     silence::ended();
@@ -179,7 +185,7 @@ impl Inner {
                 Err(failure) => failure,
             };
             drop(permit);
-            if self.follows_redirect(call, &failure, &region, &mut redirects) {
+            if self.is_remedied(call, &failure, &way, &mut remedies).await {
                 continue;
             }
             self.note_failure(call, &failure, since);
@@ -236,6 +242,20 @@ impl Inner {
         if !failure.is_ordinary() {
             self.metrics.count_failure(call.class);
         }
+    }
+
+    /// True when the request is to be sent again at once: to another region, or with other credentials.
+    async fn is_remedied(&self, call: &Call<'_>, failure: &Failure, way: &Way, tried: &mut Remedies) -> bool {
+        if self.follows_redirect(call, failure, &way.region, &mut tried.redirects) {
+            return true;
+        }
+        let Some(doubt) = failure.doubt_of_credentials().filter(|_| !tried.has_renewed) else {
+            return false;
+        };
+        tried.has_renewed = true;
+        // Rare and deep: kept out of the futures of all requests.
+        let renewing = Box::pin(self.identity.renew(&self.regions, way.generation, doubt));
+        rt::timeout(self.stall_timeout, renewing).await.unwrap_or(false)
     }
 
     fn follows_redirect(&self, call: &Call<'_>, failure: &Failure, asked: &str, redirects: &mut u32) -> bool {

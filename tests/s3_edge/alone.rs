@@ -16,6 +16,11 @@ impl Home {
         self.write("config", text);
     }
 
+    /// Writes `~/.aws/credentials`.
+    pub fn credentials(&self, text: &str) {
+        self.write("credentials", text);
+    }
+
     fn write(&self, name: &str, text: &str) {
         let directory = self.0.join(".aws");
         fs::create_dir_all(&directory).expect("made");

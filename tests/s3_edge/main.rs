@@ -2,6 +2,7 @@
 //! and what every kind of failure becomes. Time is paused: waiting costs nothing, and every wait ends.
 
 mod alone;
+mod credentials;
 mod environment;
 mod peer;
 
