@@ -87,7 +87,8 @@ fn leftovers_are_handed_out_until_they_are_forgotten() {
             bucket: "b".to_owned(),
             key: "k".to_owned(),
             etag: "e".to_owned(),
-            unlinked_unix_s: 7,
+            modified_unix_s: 7,
+            transaction: Some("t".to_owned()),
         },
         Intent::Marker {
             bucket: "b".to_owned(),

@@ -1,13 +1,13 @@
 //! Bringing content into the bucket: flush, fsync, and what is tried again.
 
 use super::open::{FileHandle, OpenFile};
+use super::unlinked::Deferred;
 use super::{Fs, lock};
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::object::{ETag, ObjectId};
+use crate::base::object::ObjectId;
 use crate::object::file::Committed;
 use crate::rt;
 use crate::s3::silence;
-use crate::spool::RecordId;
 use crate::tree::node::Ino;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -200,8 +200,8 @@ impl Fs {
     pub(crate) async fn displaced(&self, displacing: Option<Displacing>) {
         let Some(mut displacing) = displacing else { return };
         self.tree.unhide(&displacing.id, displacing.owner);
-        if let Some((record, _)) = displacing.deferred.take() {
-            self.forget_record(record).await;
+        if let Some(deferred) = displacing.deferred.take() {
+            self.forget_record(deferred.record).await;
         }
     }
 }
@@ -210,7 +210,7 @@ impl Fs {
 pub(crate) struct Displacing {
     id: ObjectId,
     owner: Ino,
-    deferred: tokio::sync::OwnedMutexGuard<Option<(RecordId, ETag)>>,
+    deferred: tokio::sync::OwnedMutexGuard<Option<Deferred>>,
 }
 
 fn is_conflict(error: &Error) -> bool {

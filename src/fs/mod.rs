@@ -3,7 +3,8 @@
 //! Difficulties, and who solves them:
 //! 1. Open handles share one content per inode, clean or dirty ([`open`]).
 //! 2. `close` and `fsync` tell the truth about the bucket; what could not be sent is tried again ([`commit`]).
-//! 3. Unlinked and replaced files stay readable through their handles ([`names`], [`rename`]).
+//! 3. Unlinked and replaced files stay readable through their handles ([`names`], [`rename`]), and what is theirs goes from
+//!    the bucket in the end, nothing else ([`unlinked`]).
 //! 4. Attributes live in the object, and changing them is a conditional copy ([`attr`]).
 //! 5. Nothing unsent is left behind unsaid when the mount ends ([`shutdown`]).
 
@@ -15,6 +16,7 @@ pub mod open;
 pub mod readdir;
 pub mod rename;
 pub mod shutdown;
+pub mod unlinked;
 
 use crate::base::attributes::MetadataFormat;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -23,6 +25,7 @@ use crate::rt;
 use crate::spool::{Intent, RecordId, Spool};
 pub use crate::tree::Invalidation;
 use crate::tree::Tree;
+use crate::tree::moves::Move;
 use crate::tree::node::DirectoryPlace;
 pub use crate::tree::node::{Ino, Kind, Node};
 use open::{DirectoryHandle, FileHandle, OpenFile};
@@ -65,8 +68,9 @@ pub struct Fs {
     last_handle: AtomicU64,
     /// Content of every inode that has handles or unsent changes.
     files: Mutex<HashMap<u64, Arc<OpenFile>>>,
-    /// Directory renames that failed in the middle: the same rename again goes on with them, and so does the next mount.
-    unfinished_renames: Mutex<HashMap<(DirectoryPlace, DirectoryPlace), RecordId>>,
+    /// Directory renames that failed and left objects under both names: the same rename again goes on with them. The
+    /// record of what the next mount is to remove, if there is one.
+    unfinished_renames: Mutex<HashMap<Move, Option<RecordId>>>,
     /// Directories that wait for a marker, with the record of it.
     due_markers: Mutex<HashMap<DirectoryPlace, Option<RecordId>>>,
     /// Inodes whose commit is being tried again in the background.

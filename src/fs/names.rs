@@ -14,7 +14,7 @@ use crate::spool::Intent;
 use crate::tree::node::{DirectoryPlace, Ino, Kind, Node, Place};
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 /// A directory that lost its last child gets its marker when it still exists after this.
 const MARKER_DELAY: Duration = Duration::from_secs(2);
@@ -161,9 +161,12 @@ impl Fs {
         };
         if node.local {
             self.unlink_replaced(&id, open).await?;
+            self.withdraw(open).await?;
             self.tree.unlinked(&node);
+            open.file.forget_saved().await;
         } else if open.is_in_use() {
             self.defer_delete(&node, &id, open).await?;
+            self.withdraw(open).await?;
             self.tree.unlinked(&node);
             return Ok(());
         } else {
@@ -189,25 +192,6 @@ impl Fs {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => other,
         }
-    }
-
-    /// Hides the object and records that it is to be deleted.
-    async fn defer_delete(&self, node: &Node, id: &ObjectId, open: &OpenFile) -> Result<()> {
-        let etag = match &node.version {
-            Some(version) => version.etag.clone(),
-            None => self.context.client.head(id).await?.version.etag,
-        };
-        let now = self.context.client.server_time();
-        let intent = Intent::Delete {
-            bucket: id.bucket.to_string(),
-            key: id.key.to_string(),
-            etag: etag.as_str().to_owned(),
-            unlinked_unix_s: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        };
-        let record = self.record_intent(intent).await?;
-        *open.deferred_delete.lock().await = Some((record, etag));
-        self.tree.hide(id, node.ino);
-        Ok(())
     }
 
     /// symlink(2).

@@ -9,17 +9,17 @@
 //! 3. All handles of an inode share one content.
 
 use super::readdir::Position;
+use super::unlinked::Deferred;
 use super::{Caller, Fs, Handle};
 use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::limits::{KIB, MIB};
 use crate::base::names::{self, FileRule};
-use crate::base::object::{ByteRange, ETag, ObjectHeaders, ObjectId};
+use crate::base::object::{ByteRange, ObjectHeaders, ObjectId};
 use crate::object::file::{Creation, File};
 use crate::object::reader::{ReadStream, Reader};
 use crate::rt;
 use crate::s3::types::GetRequest;
-use crate::spool::RecordId;
 use crate::tree::directory::DirectoryReader;
 use crate::tree::freshness::Freshness;
 use crate::tree::node::{DirectoryPlace, Ino, Kind, Node, Place};
@@ -46,7 +46,7 @@ pub struct OpenFile {
     /// The object was unlinked while handles have it open; it is deleted with the last of them. Locked while that is
     /// done and while something else takes the name: equal bytes have equal ETags, so a condition cannot tell which came
     /// first. Whoever holds it waits for no other lock of this kind.
-    pub deferred_delete: Arc<tokio::sync::Mutex<Option<(RecordId, ETag)>>>,
+    pub deferred_delete: Arc<tokio::sync::Mutex<Option<Deferred>>>,
     /// What was written here lost against somebody else's version: every writer is told.
     pub lost: Mutex<Option<Error>>,
 }
@@ -567,32 +567,6 @@ impl Fs {
         if same && !open.is_in_use() && (unlinked || !open.file.is_dirty()) {
             files.remove(&ino);
             self.tree.unpin(ino);
-        }
-    }
-
-    /// Deletes the object of an unlinked file that nobody needs any more.
-    pub(crate) async fn finish_deferred_delete(&self, ino: Ino, open: &OpenFile) {
-        let mut slot = open.deferred_delete.lock().await;
-        let id = open.file.id();
-        let (record, etag) = match (slot.take(), open.file.take_committed()) {
-            (None, None) => return,
-            // Its bytes were committed once more on the way, because they were needed again.
-            (deferred, Some(early)) => (deferred.map(|(record, _)| record), early.version.etag),
-            (Some((record, etag)), None) => (Some(record), etag),
-        };
-        // A 412 means that a newer file has the name: there is nothing of the old one left to delete.
-        match self.context.client.delete(&id, Some(&etag)).await {
-            Ok(()) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PreconditionFailed) => {}
-            Err(error) => {
-                tracing::warn!(%error, "an unlinked object could not be deleted; the next mount tries again");
-                self.tree.unhide(&id, ino);
-                return;
-            }
-        }
-        self.tree.unhide(&id, ino);
-        if let Some(record) = record {
-            self.forget_record(record).await;
         }
     }
 }

@@ -4,23 +4,23 @@
 //! 1. A file that is not in the bucket yet is just committed under its new name; one with unsent changes is committed
 //!    first; others are moved by a conditional server-side copy and delete.
 //! 2. What the new name led to stays readable through its handles: what they need is kept here first.
-//! 3. A directory is moved as a whole, with a record that lets the next mount finish it.
+//! 3. A directory is moved as a whole, with a record that lets the next mount finish what a crash cut off. A rename that
+//!    failed and said so is not finished later: its copies are taken back, and the record goes. Only when everything was
+//!    copied and the deletes failed does a record stay, for what is now there twice.
 
 use super::Fs;
 use super::open::OpenFile;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::names;
-use crate::base::object::{Condition, ETag, ObjectId, Version};
+use crate::base::object::{Condition, ObjectId, Version};
 use crate::rt;
-use crate::spool::{Intent, RecordId};
+use crate::spool::Intent;
+use crate::spool::manifest::Manifest;
 use crate::tree::Tree;
+use crate::tree::moves::{Arrived, Move};
 use crate::tree::node::{DirectoryPlace, Ino, Kind, Link, Node, Place};
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// By the old name of an object: the version that was copied, and the copy.
-type Arrived = HashMap<ObjectId, (ETag, Version)>;
 
 /// Where a rename goes.
 struct Target {
@@ -274,13 +274,18 @@ impl Fs {
             ));
         }
         // What an earlier attempt has copied already is no obstacle to the next one.
-        let begun = super::lock(&self.unfinished_renames).contains_key(&(from.clone(), to.clone()));
+        let way = Move {
+            from: from.clone(),
+            to: to.clone(),
+        };
+        let begun = super::lock(&self.unfinished_renames).contains_key(&way);
         if !begun && !self.tree.is_empty(&to).await? {
             return Err(
                 Error::new(ErrorKind::NotEmpty, "the new directory is not empty").on(&Tree::marker_id(&to))
             );
         }
-        if !begun && target.existing.is_some() {
+        let replaces = !begun && target.existing.is_some();
+        if replaces {
             // An empty directory is replaced: its marker would be in the way of ours.
             self.tree
                 .remove_directory(&target.directory, &target.name, &to)
@@ -288,7 +293,10 @@ impl Fs {
         }
         self.commit_below(from).await?;
         self.keep_directories_below(from).await;
-        let (record, arrived) = self.move_tree(from, &to).await?;
+        let arrived = self.move_tree(&way, replaces).await?;
+        if let Err(error) = self.tree.remove_legacy_marker(from).await {
+            tracing::warn!(%error, "an old tool's marker of a renamed directory stays under the old name");
+        }
         if let Some(link) = &node.link {
             self.tree.listings.remove(&link.parent, &link.name);
         }
@@ -296,9 +304,7 @@ impl Fs {
         self.tree.moved_directory(from, &to, &target.link());
         self.take_contents_along(from, &to, arrived).await?;
         // What was committed under an old name after that was listed. A name that is taken stays with who took it.
-        self.tree.move_leftovers(from, &to).await?;
-        self.forget_record(record).await;
-        Ok(())
+        self.tree.move_leftovers(&way).await
     }
 
     /// Files below with unsent content are committed first, so that the copies are of what the programs see.
@@ -312,48 +318,72 @@ impl Fs {
         Ok(())
     }
 
-    /// Moves the objects. Returns the record of the rename, and what became of objects that have inodes.
-    async fn move_tree(
-        self: &Arc<Self>,
-        from: &DirectoryPlace,
-        to: &DirectoryPlace,
-    ) -> Result<(RecordId, Arrived)> {
-        let intent = Intent::RenameDirectory {
-            bucket: from.bucket.to_string(),
-            from_prefix: from.key.prefix().to_owned(),
-            to_bucket: to.bucket.to_string(),
-            to_prefix: to.key.prefix().to_owned(),
-        };
-        let both = (from.clone(), to.clone());
-        let begun = super::lock(&self.unfinished_renames).remove(&both);
-        let record = match begun {
-            Some(record) => record,
-            None => self.record_intent(intent).await?,
-        };
-        let arrived = Mutex::new(Arrived::new());
-        let moved = self
-            .tree
-            .move_prefix(from, to, |source, etag, _, version| {
-                if self.tree.is_known(source) {
-                    super::lock(&arrived).insert(source.clone(), (etag.clone(), version.clone()));
-                }
-            })
-            .await;
-        let count = match moved {
-            Ok(count) => count,
-            Err(error) => {
-                super::lock(&self.unfinished_renames).insert(both, record);
-                return Err(error);
-            }
-        };
-        if count == 0 {
+    /// Moves the objects. Returns what became of those that have inodes.
+    async fn move_tree(self: &Arc<Self>, way: &Move, replaces: bool) -> Result<Arrived> {
+        let list = self.tree.list_for_move(&self.spool, &way.from).await?;
+        if list.is_empty() {
             // It had lost its last child a moment ago and has no marker yet: the new one must not vanish.
-            self.restore_marker(to, self.settings.metadata_format).await?;
+            self.restore_marker(&way.to, self.settings.metadata_format)
+                .await?;
+            return Ok(Arrived::new());
         }
-        Ok((
-            record,
-            arrived.into_inner().unwrap_or_else(PoisonError::into_inner),
-        ))
+        let record = self.record_intent(intent_of(way, &list, false)).await?;
+        // The new record covers what the former attempt's said.
+        let former = super::lock(&self.unfinished_renames).remove(way).flatten();
+        if let Some(former) = former {
+            self.forget_record(former).await;
+        }
+        let arrived = Mutex::new(Arrived::new());
+        if let Err(error) = self.copy_tree(way, &list, &arrived, replaces).await {
+            // Reported as failed: a later mount is not to move what programs go on using.
+            self.forget_record(record).await;
+            return Err(error);
+        }
+        if let Err(error) = self.tree.delete_listed(&list, way).await {
+            let record = match self.record_intent(intent_of(way, &list, true)).await {
+                Ok(narrower) => {
+                    self.forget_record(record).await;
+                    narrower
+                }
+                Err(_) => record,
+            };
+            super::lock(&self.unfinished_renames).insert(way.clone(), Some(record));
+            tracing::warn!(
+                %error, from = way.from.key.prefix(), to = way.to.key.prefix(),
+                "a renamed directory is still there under its old name, in part: the next mount removes what was copied"
+            );
+            return Err(error);
+        }
+        self.forget_record(record).await;
+        Ok(arrived.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Copies, or takes back what it has copied.
+    async fn copy_tree(
+        self: &Arc<Self>,
+        way: &Move,
+        list: &Arc<Manifest>,
+        arrived: &Mutex<Arrived>,
+        replaces: bool,
+    ) -> Result<()> {
+        let spool = self.spool.clone();
+        let made = Arc::new(rt::blocking(move || Manifest::create(&spool)).await?);
+        let Err(failed) = self.tree.copy_listed(list, way, &made, arrived).await else {
+            return Ok(());
+        };
+        let undone = match self.tree.undo_copies(&made, &failed, way).await {
+            // The empty directory that was to be replaced.
+            Ok(()) if replaces => self.restore_marker(&way.to, self.settings.metadata_format).await,
+            other => other,
+        };
+        if let Err(undoing) = undone {
+            super::lock(&self.unfinished_renames).insert(way.clone(), None);
+            tracing::warn!(
+                error = %undoing, to = way.to.key.prefix(),
+                "copies of a directory whose rename failed could not be removed: they stay under the new name"
+            );
+        }
+        Err(failed.error)
     }
 
     /// The names lead to the new keys already; the contents, which may have been opened, made or written while the objects
@@ -415,5 +445,16 @@ impl Fs {
             None => Condition::Absent,
         };
         self.tree.move_version(from, base, to, condition).await
+    }
+}
+
+fn intent_of(way: &Move, list: &Manifest, only_deletes: bool) -> Intent {
+    Intent::RenameDirectory {
+        bucket: way.from.bucket.to_string(),
+        from_prefix: way.from.key.prefix().to_owned(),
+        to_bucket: way.to.bucket.to_string(),
+        to_prefix: way.to.key.prefix().to_owned(),
+        list_file: list.file_name().to_owned(),
+        only_deletes,
     }
 }

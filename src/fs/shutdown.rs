@@ -1,21 +1,21 @@
 //! The beginning and the end of a mount: what a former one left behind, and what this one must not.
 
 use super::open::OpenFile;
+use super::unlinked::Unlinked;
 use super::{Fs, lock};
 use crate::base::attributes::{Attributes, MetadataFormat};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::names::DirectoryKey;
 use crate::base::object::{ETag, ObjectId};
 use crate::object::file::{File, abort_leftover};
+use crate::rt;
+use crate::spool::manifest::Manifest;
 use crate::spool::{Intent, Leftovers, RecordId, UnsentFile};
+use crate::tree::moves::Move;
 use crate::tree::node::{DirectoryPlace, Ino};
 use futures_util::{StreamExt, stream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::UNIX_EPOCH;
-
-/// The estimate of the server's clock may be that far behind.
-const CLOCK_ERROR_S: u64 = 1;
 
 /// How many files are sent at once when the mount ends.
 const MAX_SENT_AT_ONCE: usize = 32;
@@ -120,6 +120,17 @@ impl Fs {
             abort_leftover(&self.context.client, &self.spool, record, &upload).await;
         }
         for (record, intent) in leftovers.intents {
+            if let Intent::Withdraw {
+                bucket,
+                key,
+                transaction,
+                until_unix_s,
+            } = intent
+            {
+                let id = ObjectId::new(bucket, key);
+                self.withdraw_again(record, id, transaction, until_unix_s);
+                continue;
+            }
             match self.redo(&intent).await {
                 Ok(()) => self.forget_record(record).await,
                 Err(error) => {
@@ -139,28 +150,36 @@ impl Fs {
                 bucket,
                 key,
                 etag,
-                unlinked_unix_s,
+                modified_unix_s,
+                transaction,
             } => {
                 let id = ObjectId::new(bucket.as_str(), key.as_str());
-                self.delete_unlinked(&id, &ETag::new(etag), *unlinked_unix_s)
-                    .await
+                let unlinked = Unlinked {
+                    etag: ETag::new(etag),
+                    modified_unix_s: *modified_unix_s,
+                    transaction: transaction.clone(),
+                };
+                self.delete_unlinked(&id, &unlinked).await
             }
             Intent::RenameDirectory {
                 bucket,
                 from_prefix,
                 to_bucket,
                 to_prefix,
+                list_file,
+                only_deletes,
             } => {
                 tracing::info!(from = %from_prefix, to = %to_prefix, "finishing an interrupted rename");
-                self.tree
-                    .move_prefix(
-                        &place(bucket, from_prefix),
-                        &place(to_bucket, to_prefix),
-                        |_, _, _, _| {},
-                    )
-                    .await
-                    .map(drop)
+                let way = Move {
+                    from: place(bucket, from_prefix),
+                    to: place(to_bucket, to_prefix),
+                };
+                let (spool, name) = (self.spool.clone(), list_file.clone());
+                let list = rt::blocking(move || Manifest::open(&spool, &name)).await?;
+                self.tree.resume_move(&Arc::new(list), &way, *only_deletes).await
             }
+            // Goes on in the background.
+            Intent::Withdraw { .. } => Ok(()),
             Intent::Marker { bucket, prefix } => {
                 let place = place(bucket, prefix);
                 if self.tree.is_empty(&place).await? {
@@ -168,26 +187,6 @@ impl Fs {
                 }
                 Ok(())
             }
-        }
-    }
-
-    async fn delete_unlinked(&self, id: &ObjectId, etag: &ETag, unlinked_unix_s: u64) -> Result<()> {
-        let client = &self.context.client;
-        let deleted = match client.head(id).await {
-            Ok(info) => {
-                let modified = info.version.last_modified.duration_since(UNIX_EPOCH);
-                if modified.is_ok_and(|since| since.as_secs() > unlinked_unix_s + CLOCK_ERROR_S) {
-                    return Ok(());
-                }
-                client.delete(id, Some(etag)).await
-            }
-            Err(error) => Err(error),
-        };
-        match deleted {
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PreconditionFailed) => {
-                Ok(())
-            }
-            other => other,
         }
     }
 

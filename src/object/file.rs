@@ -499,6 +499,16 @@ impl File {
         committed
     }
 
+    /// `pailfs-txn` of a write of which nobody knows what came of it: of this mount's, or of the former one's that left this
+    /// file unsent.
+    pub fn unknown_transaction(&self) -> Option<String> {
+        let state = self.state();
+        let sealed = state.sealed.as_ref();
+        let unknown = sealed.and_then(|sealed| sealed.unknown_outcome_of.clone());
+        let known_by_name = unknown.or_else(|| state.former_transaction.clone());
+        known_by_name.filter(|transaction| !transaction.is_empty())
+    }
+
     /// Bytes are needed that are only in parts of the upload: completes it. From then on this file keeps its bytes.
     async fn commit_early(&self, count: &mut u32) -> Result<()> {
         *count += 1;

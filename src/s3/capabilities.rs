@@ -23,6 +23,8 @@ pub enum Feature {
     CopyIfNoneMatch,
     CopyIfMatch,
     DeleteIfMatch,
+    /// A condition for each key of DeleteObjects.
+    BatchDeleteIfMatch,
     /// CRC32C checksums of requests.
     Crc32c,
     /// Listings are in the byte order of keys.
@@ -34,7 +36,7 @@ pub enum Feature {
 }
 
 impl Feature {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::PutIfNoneMatch,
         Self::PutIfMatch,
         Self::CompleteIfNoneMatch,
@@ -42,6 +44,7 @@ impl Feature {
         Self::CopyIfNoneMatch,
         Self::CopyIfMatch,
         Self::DeleteIfMatch,
+        Self::BatchDeleteIfMatch,
         Self::Crc32c,
         Self::ListOrder,
         Self::ListedAlgorithms,
@@ -58,6 +61,7 @@ impl Feature {
             Self::CopyIfNoneMatch => "copy-if-none-match",
             Self::CopyIfMatch => "copy-if-match",
             Self::DeleteIfMatch => "delete-if-match",
+            Self::BatchDeleteIfMatch => "batch-delete-if-match",
             Self::Crc32c => "crc32c",
             Self::ListOrder => "list-order",
             Self::ListedAlgorithms => "listed-algorithms",

@@ -3,6 +3,7 @@
 //! - Keys come percent-encoded (`encoding-type=url`), because XML cannot carry every character. S3 encodes
 //!   like an HTML form: a blank is `+`, a plus sign `%2B`.
 //! - Whether an endpoint lists in byte order is noticed in passing.
+//! - A condition for each key of a batch is not everywhere: where it is not, versions are deleted one by one.
 //! - DeleteObjects has its keys in XML, so keys with characters that XML cannot carry are deleted one by one.
 
 use super::capabilities::{Feature, Support};
@@ -18,11 +19,18 @@ use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::{Delete, EncodingType, ObjectIdentifier};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use base64::Engine;
+use futures_util::stream::{self, StreamExt};
 use md5::Digest;
 use percent_encoding::percent_decode_str;
 
 /// S3's limit of one DeleteObjects request.
 const MAX_BATCH: usize = 1000;
+/// Fewer versions are deleted one by one: that is as fast, and needs no probe.
+const LEAST_BATCH: usize = 32;
+/// Deletes of single objects that run at once.
+const PARALLEL_DELETES: usize = 32;
+/// How often the outcome of one delete is looked for.
+const MAX_LOOKS: u32 = 5;
 
 impl Client {
     pub async fn list(&self, request: &ListRequest) -> Result<ListPage> {
@@ -75,7 +83,8 @@ impl Client {
         let mut failures = Vec::new();
         let (plain, odd): (Vec<&String>, Vec<&String>) = keys.iter().partition(|key| fits_into_xml(key));
         for batch in plain.chunks(MAX_BATCH) {
-            self.delete_batch(bucket, batch, &mut failures).await?;
+            let batch: Vec<_> = batch.iter().map(|key| (key.as_str(), None)).collect();
+            failures.extend(self.delete_batch(bucket, &batch).await?);
         }
         for key in odd {
             let deleted = self
@@ -86,15 +95,77 @@ impl Client {
         Ok(failures)
     }
 
-    async fn delete_batch(
+    /// Deletes exactly these versions, in batches where the endpoint honours a condition for each key. Returns those that
+    /// were not deleted: `PreconditionFailed` where another version is there. What is not there is as good as deleted.
+    ///
+    /// # Errors
+    /// When a whole request failed: then nothing is known of its keys.
+    pub async fn delete_versions(
         &self,
         bucket: &str,
-        keys: &[&String],
-        failures: &mut Vec<(String, Error)>,
-    ) -> Result<()> {
-        let identifiers = keys
-            .iter()
-            .map(|key| ObjectIdentifier::builder().key(key.as_str()).build());
+        versions: &[(String, ETag)],
+    ) -> Result<Vec<(String, Error)>> {
+        let is_few = versions.len() < LEAST_BATCH;
+        let batches = !is_few && self.support(Feature::BatchDeleteIfMatch, bucket).await == Support::Honoured;
+        let versions = versions.iter().cloned();
+        let (batched, single): (Vec<_>, Vec<_>) =
+            versions.partition(|(key, _)| batches && fits_into_xml(key));
+        let mut failures = Vec::new();
+        for batch in batched.chunks(MAX_BATCH) {
+            let keys: Vec<_> = batch
+                .iter()
+                .map(|(key, etag)| (key.as_str(), Some(etag)))
+                .collect();
+            failures.extend(self.delete_batch(bucket, &keys).await?);
+        }
+        let mut deletes = stream::iter(single)
+            .map(|(key, etag)| self.delete_one(ObjectId::new(bucket, key.as_str()), etag))
+            .buffer_unordered(PARALLEL_DELETES);
+        while let Some(deleted) = deletes.next().await {
+            let (id, result) = deleted;
+            match result {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    failures.push((id.key.to_string(), error))
+                }
+                _ => {}
+            }
+        }
+        Ok(failures)
+    }
+
+    /// A lost reply is resolved by looking.
+    async fn delete_one(&self, id: ObjectId, etag: ETag) -> (ObjectId, Result<()>) {
+        let mut result = self.delete(&id, Some(&etag)).await;
+        for _ in 0..MAX_LOOKS {
+            if !result
+                .as_ref()
+                .is_err_and(|error| error.kind() == ErrorKind::Ambiguous)
+            {
+                break;
+            }
+            match self.head(&id).await {
+                Ok(info) if info.version.etag == etag => result = self.delete(&id, Some(&etag)).await,
+                // It was deleted, and somebody has put another one since.
+                Ok(_) => result = Ok(()),
+                Err(error) if error.kind() == ErrorKind::NotFound => result = Ok(()),
+                Err(_) => break,
+            }
+        }
+        (id, result)
+    }
+
+    /// With a condition for each key that has a tag. Returns the failures.
+    pub(super) async fn delete_batch(
+        &self,
+        bucket: &str,
+        keys: &[(&str, Option<&ETag>)],
+    ) -> Result<Vec<(String, Error)>> {
+        let identifiers = keys.iter().map(|(key, etag)| {
+            ObjectIdentifier::builder()
+                .key(*key)
+                .set_e_tag(etag.map(ETag::quoted))
+                .build()
+        });
         let identifiers: std::result::Result<Vec<_>, _> = identifiers.collect();
         let delete = identifiers.and_then(|all| Delete::builder().set_objects(Some(all)).quiet(true).build());
         let delete =
@@ -108,6 +179,7 @@ impl Client {
                 async move { request.send().await.map_err(Failure::from) }
             })
             .await?;
+        let mut failures = Vec::new();
         for error in output.errors() {
             let key = error.key().unwrap_or_default();
             let failure = Failure::of_code(error.code(), error.message());
@@ -116,7 +188,7 @@ impl Client {
                 failures.push((key.to_owned(), error));
             }
         }
-        Ok(())
+        Ok(failures)
     }
 }
 

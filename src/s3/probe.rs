@@ -81,6 +81,7 @@ impl Client {
             | Feature::CopyIfNoneMatch
             | Feature::CopyIfMatch
             | Feature::DeleteIfMatch
+            | Feature::BatchDeleteIfMatch
             | Feature::Crc32c
             | Feature::ListedAlgorithms => {
                 let written = self.write_probe(&id, &Condition::None).await?;
@@ -110,6 +111,14 @@ impl Client {
                         .map(|()| None),
                 )
                 .map(|(support, _)| support)
+            }
+            Feature::BatchDeleteIfMatch => {
+                let impossible = ETag::new(IMPOSSIBLE_ETAG);
+                let key = (&*id.key, Some(&impossible));
+                let failures = self.delete_batch(&id.bucket, &[key]).await;
+                let refused = failures.map(|failures| failures.into_iter().next());
+                judge(refused.and_then(|refused| refused.map_or(Ok(None), |(_, error)| Err(error))))
+                    .map(|(support, _)| support)
             }
             Feature::ListedAlgorithms => self.listing_support(id).await,
             // Writing the object has settled it.

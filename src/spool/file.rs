@@ -171,6 +171,14 @@ impl SpoolFile {
         })
     }
 
+    /// How long the file is now.
+    pub fn len_bytes(&self) -> Result<u64> {
+        let metadata = self.file.metadata();
+        metadata
+            .map(|metadata| metadata.len())
+            .map_err(|error| self.failed(&error, "cannot look at"))
+    }
+
     /// Shortens the file, or lengthens it with a hole.
     pub fn set_len(&self, len_bytes: u64) -> Result<()> {
         self.check_writable()?;

@@ -19,7 +19,7 @@
 //!    commit brings the records and the mark that they came; a directory whose identity is marked is only removed.
 
 use super::local::{self, Lock};
-use super::records::{self, Record};
+use super::records;
 use super::store::{Change, Store};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::rt;
@@ -203,8 +203,8 @@ fn sweep_files(dead: &[Instance]) -> Result<()> {
     let mut named = HashSet::new();
     for instance in dead {
         for (_, record) in instance.store.records()? {
-            if let Record::Unsent(unsent) = record {
-                named.insert(unsent.file_name);
+            if let Some(name) = record.file_name() {
+                named.insert(name.to_owned());
             }
         }
     }

@@ -5,7 +5,8 @@
 //! 2. A record is on disk before the work that it is about begins: [`store`], in the encoding of [`records`].
 //! 3. A spool file lives for as long as somebody has it open or a record names it, and no longer: [`file`].
 //! 4. A version that lost a conflict belongs to the user, not to a mount: [`conflicts`].
-//! 5. The two ends of a move (records and files between instances, a file into a conflict) cannot change at one instant.
+//! 5. A list of objects may be longer than memory: [`manifest`].
+//! 6. The two ends of a move (records and files between instances, a file into a conflict) cannot change at one instant.
 //!    Each is ordered so that whatever is found after a crash says what to do; [`Spool::open`] does it.
 //!
 //! Everything here blocks: callers are on a blocking thread (`rt::blocking`).
@@ -19,6 +20,7 @@ pub mod conflicts;
 mod file;
 mod instance;
 mod local;
+pub mod manifest;
 mod records;
 mod store;
 #[cfg(test)]
@@ -59,7 +61,7 @@ pub struct Spool {
 enum Subject {
     Upload { upload_id: String },
     Unsent { file_name: String },
-    Intent,
+    Intent { file_name: Option<String> },
 }
 
 impl Record {
@@ -71,7 +73,18 @@ impl Record {
             Self::Unsent(unsent) => Subject::Unsent {
                 file_name: unsent.file_name.clone(),
             },
-            Self::Intent(_) => Subject::Intent,
+            Self::Intent(_) => Subject::Intent {
+                file_name: self.file_name().map(str::to_owned),
+            },
+        }
+    }
+
+    /// The spool file without which the record is worth nothing.
+    fn file_name(&self) -> Option<&str> {
+        match self {
+            Self::Unsent(unsent) => Some(&unsent.file_name),
+            Self::Intent(Intent::RenameDirectory { list_file, .. }) => Some(list_file),
+            Self::Upload(_) | Self::Intent(_) => None,
         }
     }
 }
@@ -140,7 +153,16 @@ impl Spool {
                     self.files.recorded(&unsent.file_name);
                     leftovers.unsent.push((id, *unsent));
                 }
-                Record::Intent(intent) => leftovers.intents.push((id, intent)),
+                Record::Intent(intent) => {
+                    if let Subject::Intent {
+                        file_name: Some(name),
+                        ..
+                    } = &subject
+                    {
+                        self.files.recorded(name);
+                    }
+                    leftovers.intents.push((id, intent));
+                }
             }
             self.live().insert(id, subject);
         }
@@ -184,20 +206,31 @@ impl Spool {
     /// `LocalIo`; `Internal` when the file's length is not `size_bytes`: what a file does not end with must be set by
     /// [`SpoolFile::set_len`], so that nothing missing is taken for zeros.
     pub fn record_unsent(&self, file: &UnsentFile) -> Result<RecordId> {
-        let path = self.files.path(&file.file_name)?;
+        let record = Record::Unsent(Box::new(file.clone()));
+        self.record_with_file(&record, &file.file_name, Some(file.size_bytes))
+    }
+
+    fn record_with_file(&self, record: &Record, name: &str, expected_bytes: Option<u64>) -> Result<RecordId> {
+        let path = self.files.path(name)?;
         // Counted first: from here on a handle that is dropped leaves the file alone.
-        self.files.recorded(&file.file_name);
-        let recorded = sync_file(&path, Some(file.size_bytes))
+        self.files.recorded(name);
+        let recorded = sync_file(&path, expected_bytes)
             .and_then(|()| local::sync_dir(self.files.dir()))
-            .and_then(|()| self.record(&Record::Unsent(Box::new(file.clone()))));
+            .and_then(|()| self.record(record));
         if recorded.is_err() {
-            self.files.unrecorded(&file.file_name);
+            self.files.unrecorded(name);
         }
         recorded
     }
 
+    /// The file that the intent names, if it names one, survives this process from then on. Its content is put on disk
+    /// first.
     pub fn record_intent(&self, intent: &Intent) -> Result<RecordId> {
-        self.record(&Record::Intent(intent.clone()))
+        let record = Record::Intent(intent.clone());
+        match record.file_name() {
+            Some(name) => self.record_with_file(&record, name, None),
+            None => self.record(&record),
+        }
     }
 
     /// All of them with one commit; the ids are in the same order.
@@ -265,7 +298,7 @@ impl Spool {
                     self.live().remove(id);
                     self.store.remove_later(*id);
                 }
-                Some(Subject::Unsent { .. } | Subject::Intent) => durable.push(*id),
+                Some(Subject::Unsent { .. } | Subject::Intent { .. }) => durable.push(*id),
             }
         }
         self.forget_durably(&durable)
@@ -318,7 +351,13 @@ impl Spool {
         for id in records {
             // Taken out by whoever comes first, so that a file is given up once for each record.
             let forgotten = self.live().remove(id);
-            if let Some(Subject::Unsent { file_name }) = forgotten {
+            if let Some(
+                Subject::Unsent { file_name }
+                | Subject::Intent {
+                    file_name: Some(file_name),
+                },
+            ) = forgotten
+            {
                 self.files.unrecorded(&file_name);
             }
         }

@@ -139,16 +139,31 @@ pub enum Intent {
         bucket: String,
         key: String,
         etag: String,
-        /// When it was unlinked, by the server's clock in seconds: an object modified later is another one, even if its
-        /// bytes and so its ETag are equal.
-        unlinked_unix_s: u64,
+        /// Its Last-Modified: an object modified later is another one, even if its bytes and so its ETag are equal.
+        modified_unix_s: u64,
+        /// `pailfs-txn` of the object, if it had one: one that has another is another one.
+        transaction: Option<String>,
     },
-    /// A directory rename: all copies, then the deletes. The plan is found again by listing.
+    /// A new file that was unlinked while nobody could tell whether it had been put: if it appears, it goes again.
+    Withdraw {
+        bucket: String,
+        key: String,
+        /// `pailfs-txn` of the write.
+        transaction: String,
+        /// Until then it may appear, by this machine's clock in seconds.
+        until_unix_s: u64,
+    },
+    /// A directory rename: all copies, then the deletes.
     RenameDirectory {
         bucket: String,
         from_prefix: String,
         to_bucket: String,
         to_prefix: String,
+        /// The spool file with what was there when it began ([`super::manifest::Manifest`]): nothing else is moved.
+        list_file: String,
+        /// Everything was copied, and then the rename failed: whatever has its copy under the new name is to go from the
+        /// old one, and nothing is copied again.
+        only_deletes: bool,
     },
     /// A directory that became empty and is to get its marker if it still exists.
     Marker { bucket: String, prefix: String },

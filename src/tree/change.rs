@@ -12,10 +12,12 @@ use super::{Invalidation, Tree, lookup};
 use crate::base::attributes::{Attributes, MetadataFormat, TRANSACTION};
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::names::LEGACY_FOLDER_SUFFIX;
 use crate::base::object::{Condition, ETag, ObjectHeaders, ObjectId, Version};
 use crate::base::segments::Segments;
 use crate::rt;
 use crate::s3::types::{ListRequest, PutRequest};
+use std::sync::atomic::Ordering;
 
 /// How often a path operation looks again before it gives up.
 const MAX_LOOKS: u32 = 5;
@@ -148,8 +150,35 @@ impl Tree {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Ambiguous) => {}
             Err(error) => return Err(error),
         }
+        self.remove_legacy_marker(place).await?;
         self.forget_directory(parent, name, place);
         Ok(())
+    }
+
+    /// Removes the `a_$folder$` beside a directory `a` that is no more. Nobody is asked where no listing has shown any such
+    /// key: a directory that has nothing else is known from its parent's listing only.
+    ///
+    /// # Errors
+    /// What S3 says.
+    pub async fn remove_legacy_marker(&self, place: &DirectoryPlace) -> Result<()> {
+        let Some(stem) = place.key.prefix().strip_suffix('/') else {
+            return Ok(());
+        };
+        if !self.legacy_markers_seen.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let id = ObjectId::new(place.bucket.clone(), format!("{stem}{LEGACY_FOLDER_SUFFIX}"));
+        let info = match self.client.head(&id).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        if info.version.size_bytes > 0 {
+            return Ok(());
+        }
+        match self.delete_object(&id, Some(info.version.etag)).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
     }
 
     pub(crate) fn forget_directory(&self, parent: &DirectoryPlace, name: &str, place: &DirectoryPlace) {

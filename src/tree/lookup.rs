@@ -343,6 +343,12 @@ impl Tree {
         if objects.iter().any(|object| object.checksum_algorithm.is_some()) {
             self.algorithms_seen.store(true, Ordering::Relaxed);
         }
+        if objects
+            .iter()
+            .any(|object| names::legacy_folder_marker(&object.key).is_some())
+        {
+            self.legacy_markers_seen.store(true, Ordering::Relaxed);
+        }
     }
 
     /// The inode of an object that HEAD or GET has just described.

@@ -6,6 +6,7 @@
 //! 3. Directories of any size are read in pages, with what is local mixed in ([`directory`]).
 //! 4. What is seen of the bucket by accident keeps everything else honest ([`freshness`]).
 //! 5. Changes of the namespace are conditional on what is there ([`change`], [`rename`]).
+//!    Whole directories are moved without holding their names in memory ([`moves`]).
 //! 6. Whoever walks a tree has its listings before they are asked for ([`walks`]).
 //! 7. Buckets are directories of a virtual root ([`buckets`]).
 
@@ -15,6 +16,7 @@ pub mod directory;
 pub mod follow;
 pub mod freshness;
 pub mod lookup;
+pub mod moves;
 pub mod node;
 pub mod rename;
 pub mod table;
@@ -86,6 +88,8 @@ pub struct Tree {
     walks: walks::Walks,
     /// A listing has shown a checksum algorithm, so an object without the mark was not written by a tool of ours.
     algorithms_seen: AtomicBool,
+    /// A listing has shown a key that ends in `_$folder$`.
+    legacy_markers_seen: AtomicBool,
     /// Another tool's attributes were seen on an unmarked object: marks prove nothing here.
     foreign_attributes_seen: AtomicBool,
     invalidations: UnboundedSender<Invalidation>,
@@ -108,6 +112,7 @@ impl Tree {
         Arc::new(Self {
             client,
             algorithms_seen: AtomicBool::new(settings.listings_show_algorithms),
+            legacy_markers_seen: AtomicBool::new(false),
             foreign_attributes_seen: AtomicBool::new(false),
             table: Mutex::new(Table::new(root, rt::now(), rt::wall_clock())),
             listings: Listings::new(LISTING_CAPACITY_ENTRIES),

@@ -1,37 +1,29 @@
-//! Moving objects and directories to other keys.
+//! Moving single objects to other keys; directories: [`super::moves`].
 //!
 //! Difficulties:
 //! 1. A rename is a conditional server-side copy and a conditional delete; on 412 it looks again, a few times.
 //! 2. A lost reply of the copy: the destination is looked at; the copy of one version is the same whoever made it.
-//! 3. A directory: all copies before any delete, so that a crash in the middle leaves every object at least once; each
-//!    delete names the version that was copied, so that a newer object of somebody else is never deleted. The same
-//!    run, repeated, finishes what a crash cut off.
-//! 4. Objects over the limit of one copy, and symlinks (whose ETag is their mark), are copied as multipart uploads.
+//! 3. Objects over the limit of one copy, and symlinks (whose ETag is their mark), are copied as multipart uploads.
 
 use super::Tree;
-use super::node::DirectoryPlace;
 use crate::base::attributes::{Attributes, TRANSACTION};
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::limits::{GIB, UploadLimits};
 use crate::base::object::{ByteRange, Condition, ETag, ObjectId, ObjectInfo, Version};
 use crate::base::segments::Segments;
-use crate::s3::types::{
-    CompleteRequest, CopyRequest, GetRequest, ListRequest, ListedObject, PutRequest, UploadId, UploadedPart,
-};
+use crate::s3::types::{CompleteRequest, CopyRequest, GetRequest, PutRequest, UploadId, UploadedPart};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use std::cmp::Reverse;
-use std::sync::Arc;
 
 const MAX_LOOKS: u32 = 5;
 /// Copies and deletes that run at once in a directory rename.
-const PARALLEL_MOVES: usize = 32;
+pub(super) const PARALLEL_MOVES: usize = 32;
 /// A part of a copy in parts: the store moves the data, so parts are large.
 const COPY_PART_BYTES: u64 = GIB;
 
 /// What became of a version that was to be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Deleted {
+pub(super) enum Deleted {
     Gone,
     /// It is another version that is there.
     Replaced,
@@ -90,7 +82,7 @@ impl Tree {
     ///
     /// # Errors
     /// `Ambiguous` when even that did not help: it may be gone. Any other: it is still there.
-    async fn delete_version(&self, id: &ObjectId, etag: &ETag) -> Result<Deleted> {
+    pub(super) async fn delete_version(&self, id: &ObjectId, etag: &ETag) -> Result<Deleted> {
         for _ in 0..MAX_LOOKS {
             match self.client.delete(id, Some(etag)).await {
                 Ok(()) => return Ok(Deleted::Gone),
@@ -301,78 +293,6 @@ impl Tree {
         completed
     }
 
-    /// Moves everything at and below `from` to `to`: all copies, then the deletes. Calls `moved` for each object that
-    /// has arrived (source, tag of what was copied, copy, its version), and answers how many there were. Running it again finishes an interrupted run.
-    ///
-    /// Unlinked objects that wait for their last handle stay: nobody is to see them again, under any name.
-    ///
-    /// # Errors
-    /// The first error; what was copied stays copied, nothing was deleted unless everything was copied.
-    pub async fn move_prefix(
-        &self,
-        from: &DirectoryPlace,
-        to: &DirectoryPlace,
-        moved: impl Fn(&ObjectId, &ETag, &ObjectId, &Version),
-    ) -> Result<usize> {
-        let mut objects = self.all_below(from).await?;
-        {
-            let table = self.table();
-            objects
-                .retain(|object| !table.is_hidden(&ObjectId::new(from.bucket.clone(), object.key.as_str())));
-        }
-        let count = objects.len();
-        let moved = &moved;
-        let copies: Vec<(ObjectId, ETag)> = stream::iter(objects)
-            .map(|object| async move {
-                let source = ObjectId::new(from.bucket.clone(), object.key.as_str());
-                let rest = &object.key[from.key.prefix().len()..];
-                let target = ObjectId::new(to.bucket.clone(), format!("{}{rest}", to.key.prefix()));
-                let listed = Version {
-                    etag: object.etag,
-                    size_bytes: object.size_bytes,
-                    version_id: None,
-                    last_modified: object.last_modified,
-                };
-                let is_marker = source.key.ends_with('/') && listed.size_bytes == 0;
-                let copied = match self.copy_current(&source, listed, &target).await {
-                    Err(error) if is_marker && is_marker_trouble(&error) => {
-                        self.make_marker_anew(&source, &target).await
-                    }
-                    result => result,
-                };
-                let (etag, version) = copied?;
-                moved(&source, &etag, &target, &version);
-                Ok::<_, Error>((source, etag))
-            })
-            .buffer_unordered(PARALLEL_MOVES)
-            .try_collect()
-            .await?;
-        // Directories after what is in them, deepest first: stores that keep a tree cannot remove them before.
-        let (mut markers, files): (Vec<_>, Vec<_>) = copies
-            .into_iter()
-            .partition(|(source, _)| source.key.ends_with('/'));
-        self.delete_moved(files).await?;
-        markers.sort_by_key(|(source, _)| Reverse(depth(source)));
-        for of_one_depth in markers.chunk_by(|(one, _), (next, _)| depth(one) == depth(next)) {
-            self.delete_moved(of_one_depth.to_vec()).await?;
-        }
-        Ok(count)
-    }
-
-    async fn delete_moved(&self, copied: Vec<(ObjectId, ETag)>) -> Result<()> {
-        stream::iter(copied)
-            .map(|(source, etag)| async move {
-                if self.delete_version(&source, &etag).await? == Deleted::Replaced {
-                    tracing::warn!(%source, "somebody wrote this object during the rename: it stays where it was");
-                }
-                Ok::<_, Error>(())
-            })
-            .buffer_unordered(PARALLEL_MOVES)
-            .try_collect::<Vec<()>>()
-            .await?;
-        Ok(())
-    }
-
     /// As [`Tree::move_object`], but of `source` only: `None`, and nothing done, when another version is there.
     ///
     /// # Errors
@@ -401,38 +321,9 @@ impl Tree {
         }
     }
 
-    /// After a directory was moved: moves what appeared under its old name meanwhile, where the new name is free.
-    ///
-    /// # Errors
-    /// What S3 says.
-    pub async fn move_leftovers(&self, from: &DirectoryPlace, to: &DirectoryPlace) -> Result<()> {
-        for object in self.all_below(from).await? {
-            let source = ObjectId::new(from.bucket.clone(), object.key.as_str());
-            if self.table().is_hidden(&source) {
-                continue;
-            }
-            let rest = &object.key[from.key.prefix().len()..];
-            let target = ObjectId::new(to.bucket.clone(), format!("{}{rest}", to.key.prefix()));
-            let version = Version {
-                etag: object.etag,
-                size_bytes: object.size_bytes,
-                version_id: None,
-                last_modified: object.last_modified,
-            };
-            if self
-                .move_version(&source, &version, &target, Condition::Absent)
-                .await?
-                .is_none()
-            {
-                tracing::warn!(%source, "somebody wrote this object during the rename: it stays where it was");
-            }
-        }
-        Ok(())
-    }
-
     /// Copies whatever version is at `source` now; returns which it was and the copy's version. What a former run
     /// has copied already is left as it is; anything else at the target is somebody else's and stays.
-    async fn copy_current(
+    pub(super) async fn copy_current(
         &self,
         source: &ObjectId,
         listed: Version,
@@ -469,7 +360,11 @@ impl Tree {
 
     /// Puts at `target` a marker like the one at `source`; one that is there already is as good. For stores that keep
     /// a tree of directories (SeaweedFS): they do not copy markers, and have one wherever there are keys below.
-    async fn make_marker_anew(&self, source: &ObjectId, target: &ObjectId) -> Result<(ETag, Version)> {
+    pub(super) async fn make_marker_anew(
+        &self,
+        source: &ObjectId,
+        target: &ObjectId,
+    ) -> Result<(ETag, Version)> {
         let info = self.client.head(source).await?;
         let request = PutRequest {
             id: target.clone(),
@@ -492,39 +387,15 @@ impl Tree {
         };
         Ok((info.version.etag, version))
     }
-
-    async fn all_below(&self, place: &DirectoryPlace) -> Result<Vec<ListedObject>> {
-        let mut objects = Vec::new();
-        let mut request = ListRequest {
-            bucket: Arc::clone(&place.bucket),
-            prefix: place.key.prefix().to_owned(),
-            by_directory: false,
-            start_after: None,
-            continuation: None,
-            max_keys: 1_000,
-        };
-        loop {
-            let page = self.client.list(&request).await?;
-            objects.extend(page.objects);
-            match page.continuation {
-                Some(next) => request.continuation = Some(next),
-                None => return Ok(objects),
-            }
-        }
-    }
-}
-
-/// Same size and same metadata, the transaction of the upload that wrote it included.
-fn depth(id: &ObjectId) -> usize {
-    id.key.bytes().filter(|byte| *byte == b'/').count()
 }
 
 /// What a store without real markers says to the copy of one.
-fn is_marker_trouble(error: &Error) -> bool {
+pub(super) fn is_marker_trouble(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotEmpty)
 }
 
-fn is_copy(source: &ObjectInfo, copy: &ObjectInfo) -> bool {
+/// Same bytes; or same size and same metadata, the transaction of the upload that wrote it included.
+pub(super) fn is_copy(source: &ObjectInfo, copy: &ObjectInfo) -> bool {
     copy.version.size_bytes == source.version.size_bytes
         && copy.headers == source.headers
         && source.headers.metadata.contains_key(TRANSACTION)

@@ -4,8 +4,10 @@
 mod in_process;
 
 mod closes;
+mod moves;
 mod names;
 mod silence;
+mod unlinks;
 mod versions;
 
 use in_process::driver::Descriptor;

@@ -397,16 +397,19 @@ impl File {
         F: Fn() -> Sent,
         Sent: Future<Output = Result<Version>>,
     {
-        let id = {
+        let (id, was_unknown) = {
             let mut state = self.state();
+            let sealed = state.sealed.as_ref();
+            let was_unknown = sealed.is_some_and(|sealed| sealed.unknown_outcome_of.is_some());
             state.note_attempt(Some(transaction.to_owned()));
-            state.id.clone()
+            (state.id.clone(), was_unknown)
         };
         let outcome = outcome::settle(&self.context.client, &id, transaction, condition, send).await;
         let is_unknown = outcome
             .as_ref()
             .is_err_and(|error| error.kind() == ErrorKind::Ambiguous);
-        if !is_unknown {
+        // That this attempt certainly failed says nothing of the former one.
+        if outcome.is_ok() || !(is_unknown || was_unknown) {
             self.state().note_attempt(None);
         }
         outcome

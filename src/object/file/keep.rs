@@ -532,6 +532,14 @@ impl File {
         state.changes += 1;
     }
 
+    /// What was saved for the next mount is not to be sent any more: the name is gone. Open handles go on.
+    pub async fn forget_saved(&self) {
+        let former = self.state().persisted.take();
+        for record in former.into_iter().flat_map(|former| former.records) {
+            upload::forget(&self.context.spool, record).await;
+        }
+    }
+
     /// The file was unlinked and its last handle is closed: uploads are aborted, data and records dropped.
     pub async fn discard(&self) {
         let _guard = self.committing.lock().await;

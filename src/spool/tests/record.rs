@@ -66,22 +66,37 @@ fn any_record() -> impl Strategy<Value = Record> {
             upload_id
         })),
         any_unsent().prop_map(|unsent| Record::Unsent(Box::new(unsent))),
-        (strings(), any::<u64>()).prop_map(|((bucket, key, etag, _), unlinked_unix_s)| {
-            Record::Intent(Intent::Delete {
+        (strings(), any::<(u64, Option<String>)>()).prop_map(
+            |((bucket, key, etag, _), (modified_unix_s, transaction))| {
+                Record::Intent(Intent::Delete {
+                    bucket,
+                    key,
+                    etag,
+                    modified_unix_s,
+                    transaction,
+                })
+            }
+        ),
+        (strings(), any::<u64>()).prop_map(|((bucket, key, transaction, _), until_unix_s)| {
+            Record::Intent(Intent::Withdraw {
                 bucket,
                 key,
-                etag,
-                unlinked_unix_s,
+                transaction,
+                until_unix_s,
             })
         }),
-        strings().prop_map(|(bucket, from_prefix, to_bucket, to_prefix)| {
-            Record::Intent(Intent::RenameDirectory {
-                bucket,
-                from_prefix,
-                to_bucket,
-                to_prefix,
-            })
-        }),
+        (strings(), any::<(String, bool)>()).prop_map(
+            |((bucket, from_prefix, to_bucket, to_prefix), (list_file, only_deletes))| {
+                Record::Intent(Intent::RenameDirectory {
+                    bucket,
+                    from_prefix,
+                    to_bucket,
+                    to_prefix,
+                    list_file,
+                    only_deletes,
+                })
+            }
+        ),
         strings().prop_map(|(bucket, prefix, ..)| Record::Intent(Intent::Marker { bucket, prefix })),
     ]
 }

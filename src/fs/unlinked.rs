@@ -1,0 +1,221 @@
+//! What goes from the bucket after its name went: unlinked objects that handles still read, and new files of which nobody
+//! knows whether they were put.
+//!
+//! 1. Equal bytes have equal ETags, so a condition does not tell the unlinked object from one that somebody else puts under
+//!    its name meanwhile. It is looked at before it is deleted: Last-Modified and the transaction tell ([`Unlinked`]).
+//! 2. A PUT whose reply was lost may be carried out after the unlink. It is looked for, for a while, by its transaction,
+//!    also by the next mount ([`Fs::withdraw`]).
+
+use super::Fs;
+use super::open::OpenFile;
+use crate::base::attributes::TRANSACTION;
+use crate::base::error::{ErrorKind, Result};
+use crate::base::object::{ETag, ObjectId, ObjectInfo};
+use crate::object::outcome;
+use crate::rt;
+use crate::spool::{Intent, RecordId};
+use crate::tree::node::{Ino, Node};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// Between two looks for an object that may still appear. No store holds a request back for longer than all of them.
+const PAUSES: [Duration; 6] = [
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+    Duration::from_secs(15),
+    Duration::from_secs(40),
+    Duration::from_mins(4),
+    Duration::from_mins(10),
+];
+
+/// The object that was unlinked: an equal one that was put since is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlinked {
+    pub etag: ETag,
+    pub modified_unix_s: u64,
+    /// Of objects that this program wrote.
+    pub transaction: Option<String>,
+}
+
+impl Unlinked {
+    fn of(info: &ObjectInfo) -> Self {
+        Self {
+            etag: info.version.etag.clone(),
+            modified_unix_s: info
+                .version
+                .last_modified
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            transaction: info.headers.metadata.get(TRANSACTION).cloned(),
+        }
+    }
+}
+
+/// The DELETE that waits for the last handle.
+pub struct Deferred {
+    pub record: RecordId,
+    pub object: Unlinked,
+}
+
+impl Fs {
+    /// Hides the object and records that it is to be deleted, if the handles read what is there now; else deletes it.
+    pub(super) async fn defer_delete(&self, node: &Node, id: &ObjectId, open: &OpenFile) -> Result<()> {
+        let info = match self.context.client.head(id).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.tree.saw_nothing(node.ino);
+                return Err(error);
+            }
+            other => other?,
+        };
+        if open
+            .file
+            .base_etag()
+            .is_some_and(|base| base != info.version.etag)
+        {
+            // Somebody else's, which no handle here has.
+            return self.tree.delete_object(id, Some(info.version.etag)).await;
+        }
+        let object = Unlinked::of(&info);
+        let intent = Intent::Delete {
+            bucket: id.bucket.to_string(),
+            key: id.key.to_string(),
+            etag: object.etag.as_str().to_owned(),
+            modified_unix_s: object.modified_unix_s,
+            transaction: object.transaction.clone(),
+        };
+        let record = self.record_intent(intent).await?;
+        *open.deferred_delete.lock().await = Some(Deferred { record, object });
+        self.tree.hide(id, node.ino);
+        Ok(())
+    }
+
+    /// Deletes the object of an unlinked file that nobody needs any more.
+    pub(crate) async fn finish_deferred_delete(&self, ino: Ino, open: &OpenFile) {
+        let mut slot = open.deferred_delete.lock().await;
+        let id = open.file.id();
+        let deferred = slot.take();
+        let deleted = match (&deferred, open.file.take_committed()) {
+            (None, None) => return,
+            // Its bytes were committed once more on the way, because they were needed again.
+            (_, Some(early)) => {
+                let etag = early.version.etag;
+                gone_or_replaced(self.context.client.delete(&id, Some(&etag)).await)
+            }
+            (Some(deferred), None) => self.delete_unlinked(&id, &deferred.object).await,
+        };
+        self.tree.unhide(&id, ino);
+        if let Err(error) = deleted {
+            tracing::warn!(%error, "an unlinked object could not be deleted; the next mount tries again");
+            return;
+        }
+        if let Some(deferred) = deferred {
+            self.forget_record(deferred.record).await;
+        }
+    }
+
+    /// Deletes the object, unless it is another one by now.
+    pub(super) async fn delete_unlinked(&self, id: &ObjectId, object: &Unlinked) -> Result<()> {
+        let client = &self.context.client;
+        match outcome::look(client, id).await? {
+            Some(info) if Unlinked::of(&info) == *object => {
+                gone_or_replaced(client.delete(id, Some(&object.etag)).await)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The file is being unlinked while nobody can tell what came of a write of it: what that has made, or makes later, is
+    /// removed.
+    ///
+    /// # Errors
+    /// `LocalIo`: it could not be recorded.
+    pub(super) async fn withdraw(self: &Arc<Self>, open: &OpenFile) -> Result<()> {
+        let Some(transaction) = open.file.unknown_transaction() else {
+            return Ok(());
+        };
+        let id = open.file.id();
+        if self
+            .withdraw_now(&id, &transaction)
+            .await
+            .is_ok_and(|found| found)
+        {
+            return Ok(());
+        }
+        let until = rt::wall_clock() + PAUSES.iter().sum::<Duration>();
+        let record = self
+            .record_intent(Intent::Withdraw {
+                bucket: id.bucket.to_string(),
+                key: id.key.to_string(),
+                transaction: transaction.clone(),
+                until_unix_s: until
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |since| since.as_secs()),
+            })
+            .await?;
+        let fs = self.clone();
+        rt::spawn(async move { fs.keep_withdrawing(record, &id, &transaction, &PAUSES).await });
+        Ok(())
+    }
+
+    /// Goes on with what a former mount recorded.
+    pub(super) fn withdraw_again(
+        self: &Arc<Self>,
+        record: RecordId,
+        id: ObjectId,
+        transaction: String,
+        until_unix_s: u64,
+    ) {
+        let now = rt::wall_clock().duration_since(UNIX_EPOCH);
+        let is_over = now.is_ok_and(|now| now.as_secs() > until_unix_s);
+        let fs = self.clone();
+        rt::spawn(async move {
+            let pauses = if is_over { &PAUSES[..0] } else { &PAUSES };
+            fs.keep_withdrawing(record, &id, &transaction, pauses).await;
+        });
+    }
+
+    async fn keep_withdrawing(
+        &self,
+        record: RecordId,
+        id: &ObjectId,
+        transaction: &str,
+        pauses: &[Duration],
+    ) {
+        let mut pauses = pauses.iter();
+        loop {
+            let found = self.withdraw_now(id, transaction).await;
+            match (found, pauses.next()) {
+                (Ok(false), Some(pause)) => rt::sleep(*pause).await,
+                (Err(error), Some(pause)) => {
+                    tracing::debug!(%error, "an unlinked file is still looked for");
+                    rt::sleep(*pause).await;
+                }
+                (Ok(_), _) => break,
+                (Err(error), None) => {
+                    tracing::warn!(%error, "a file that was unlinked may be in the bucket; the next mount looks again");
+                    return;
+                }
+            }
+        }
+        self.forget_record(record).await;
+    }
+
+    /// Removes what the write made; false when it has made nothing (yet).
+    async fn withdraw_now(&self, id: &ObjectId, transaction: &str) -> Result<bool> {
+        let client = &self.context.client;
+        match outcome::look(client, id).await? {
+            Some(info) if outcome::carries(&info, transaction) => {
+                gone_or_replaced(client.delete(id, Some(&info.version.etag)).await).map(|()| true)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+/// There is nothing left of the version that was to be deleted.
+fn gone_or_replaced(deleted: Result<()>) -> Result<()> {
+    match deleted {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PreconditionFailed) => Ok(()),
+        other => other,
+    }
+}

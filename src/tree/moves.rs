@@ -1,0 +1,478 @@
+//! Moving directories to other keys.
+//!
+//! Difficulties:
+//! 1. Any number of objects in bounded memory: what there is goes to a list on disk first ([`Manifest`]), and copies and
+//!    deletes are done from there, piece by piece.
+//! 2. A crash in the middle leaves every object at least once: all copies come before any delete.
+//! 3. Only what was there when the rename began is moved, however late it is finished: the list names versions, and a run
+//!    by a later mount looks at each object before it touches it ([`Tree::resume_move`]). What somebody else wrote during
+//!    the rename is never deleted: each delete names the version that was copied.
+//! 4. A rename that fails while it copies takes its copies back ([`Tree::undo_copies`]).
+//! 5. Stores that keep a tree of directories cannot remove a directory before what is in it: markers are deleted last,
+//!    the deepest first.
+
+use super::Tree;
+use super::node::DirectoryPlace;
+use super::rename::{Deleted, PARALLEL_MOVES, is_copy, is_marker_trouble};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::object::{Condition, ETag, ObjectId, ObjectInfo, Version};
+use crate::rt;
+use crate::s3::types::{ListPage, ListRequest, ListedObject};
+use crate::spool::Spool;
+use crate::spool::manifest::{Manifest, ManifestEntry};
+use futures_util::future;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::UNIX_EPOCH;
+
+/// S3 returns at most this many keys in a page.
+const PAGE_KEYS: u32 = 1_000;
+
+/// A directory's objects, from one prefix to another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Move {
+    pub from: DirectoryPlace,
+    pub to: DirectoryPlace,
+}
+
+impl Move {
+    fn source(&self, key: &str) -> ObjectId {
+        ObjectId::new(self.from.bucket.clone(), key)
+    }
+
+    fn target(&self, key: &str) -> ObjectId {
+        let rest = &key[self.from.key.prefix().len()..];
+        ObjectId::new(self.to.bucket.clone(), format!("{}{rest}", self.to.key.prefix()))
+    }
+}
+
+/// By the old name of an object that has an inode: the version that was copied, and the copy.
+pub type Arrived = HashMap<ObjectId, (ETag, Version)>;
+
+/// Copying ended early.
+pub struct FailedCopies {
+    pub error: Error,
+    /// The keys of sources of which nobody knows whether they were copied.
+    uncertain: Vec<String>,
+}
+
+impl From<Error> for FailedCopies {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            uncertain: Vec::new(),
+        }
+    }
+}
+
+/// A copy that was made.
+struct Copied {
+    source: ObjectId,
+    source_etag: ETag,
+    target: ObjectId,
+    version: Version,
+}
+
+impl Tree {
+    /// Writes down what is at and below `from` now, on disk. Unlinked objects that wait for their last handle are left
+    /// out: nobody is to see them again, under any name.
+    ///
+    /// # Errors
+    /// What S3 says; `LocalIo`.
+    pub async fn list_for_move(&self, spool: &Arc<Spool>, from: &DirectoryPlace) -> Result<Arc<Manifest>> {
+        let spool = spool.clone();
+        let list = Arc::new(rt::blocking(move || Manifest::create(&spool)).await?);
+        let mut next = None;
+        loop {
+            let page = self.page_below(from, next).await?;
+            let entries = {
+                let table = self.table();
+                let objects = page.objects.into_iter().map(entry_of);
+                objects
+                    .filter(|entry| !table.is_hidden(&ObjectId::new(from.bucket.clone(), entry.key.as_str())))
+                    .collect::<Vec<_>>()
+            };
+            append(&list, entries).await?;
+            next = page.continuation;
+            if next.is_none() {
+                return Ok(list);
+            }
+        }
+    }
+
+    async fn page_below(&self, place: &DirectoryPlace, continuation: Option<String>) -> Result<ListPage> {
+        let request = ListRequest {
+            bucket: Arc::clone(&place.bucket),
+            prefix: place.key.prefix().to_owned(),
+            by_directory: false,
+            start_after: None,
+            continuation,
+            max_keys: PAGE_KEYS,
+        };
+        self.client.list(&request).await
+    }
+
+    /// Copies everything that `list` names, in whatever version it is now; what is gone by now is passed over.
+    /// Writes all copies down in `made`, also those before an error, and those of objects that have inodes in `arrived`.
+    ///
+    /// # Errors
+    /// The first error, and which copies may have been made all the same; nothing was deleted.
+    pub async fn copy_listed(
+        &self,
+        list: &Arc<Manifest>,
+        way: &Move,
+        made: &Arc<Manifest>,
+        arrived: &Mutex<Arrived>,
+    ) -> Result<(), FailedCopies> {
+        let mut position = 0;
+        loop {
+            let (entries, next) = read(list, position).await?;
+            if entries.is_empty() {
+                return Ok(());
+            }
+            position = next;
+            let has_failed = AtomicBool::new(false);
+            let mut results = stream::iter(entries)
+                // Those on their way are waited for, so that their copies are known.
+                .take_while(|_| future::ready(!has_failed.load(Ordering::Relaxed)))
+                .map(|entry| async move {
+                    let key = entry.key.clone();
+                    self.copy_one(entry, way).await.map_err(|error| (error, key))
+                })
+                .buffer_unordered(PARALLEL_MOVES);
+            let mut copies = Vec::new();
+            let (mut first_error, mut uncertain) = (None, Vec::new());
+            while let Some(result) = results.next().await {
+                match result {
+                    Ok(Some(copy)) => {
+                        copies.push(entry_of_copy(&copy));
+                        if self.is_known(&copy.source) {
+                            let what = (copy.source_etag, copy.version);
+                            lock(arrived).insert(copy.source, what);
+                        }
+                    }
+                    Ok(None) => {}
+                    Err((error, key)) => {
+                        has_failed.store(true, Ordering::Relaxed);
+                        first_error.get_or_insert(error);
+                        uncertain.push(key);
+                    }
+                }
+            }
+            append(made, copies).await?;
+            if let Some(error) = first_error {
+                return Err(FailedCopies { error, uncertain });
+            }
+        }
+    }
+
+    /// `None` when the source is gone.
+    async fn copy_one(&self, entry: ManifestEntry, way: &Move) -> Result<Option<Copied>> {
+        let (source, target) = (way.source(&entry.key), way.target(&entry.key));
+        if self.table().is_hidden(&source) {
+            return Ok(None);
+        }
+        let is_marker = is_marker(&source.key) && entry.size_bytes == 0;
+        let result = match self.copy_current(&source, version_of(&entry), &target).await {
+            Err(error) if is_marker && is_marker_trouble(&error) => {
+                self.make_marker_anew(&source, &target).await
+            }
+            result => result,
+        };
+        match result {
+            Ok((source_etag, version)) => Ok(Some(Copied {
+                source,
+                source_etag,
+                target,
+                version,
+            })),
+            Err(error) if error.kind() == ErrorKind::NotFound && self.look_at(&source).await?.is_none() => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes under the old name what `list` names, in the versions that were copied.
+    ///
+    /// # Errors
+    /// The first error; the rest is still there under both names.
+    pub async fn delete_listed(&self, list: &Arc<Manifest>, way: &Move) -> Result<()> {
+        let mut removal = Removal::of(list);
+        while let Some(entries) = removal.next().await? {
+            let versions = {
+                let table = self.table();
+                let shown = entries
+                    .into_iter()
+                    .filter(|entry| !table.is_hidden(&way.source(&entry.key)));
+                shown.map(|entry| (entry.key, entry.etag)).collect::<Vec<_>>()
+            };
+            for (key, error) in self.client.delete_versions(&way.from.bucket, &versions).await? {
+                if error.kind() != ErrorKind::PreconditionFailed {
+                    return Err(error);
+                }
+                self.delete_if_copied(&way.source(&key), &way.target(&key))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The source is not the version that was listed: it was replaced before it was copied, or after.
+    async fn delete_if_copied(&self, source: &ObjectId, target: &ObjectId) -> Result<()> {
+        let Some(now) = self.look_at(source).await? else {
+            return Ok(());
+        };
+        let copy = self.look_at(target).await?;
+        let is_copied = copy.is_some_and(|copy| is_copy(&now, &copy));
+        if !is_copied || self.delete_version(source, &now.version.etag).await? == Deleted::Replaced {
+            tracing::warn!(%source, "somebody wrote this object during the rename: it stays where it was");
+        }
+        Ok(())
+    }
+
+    /// Finishes what a former mount was cut off in. What was written since under the old name stays there; with
+    /// `only_deletes` so does what the new name does not have.
+    ///
+    /// # Errors
+    /// What S3 says: it can be done again.
+    pub async fn resume_move(&self, list: &Arc<Manifest>, way: &Move, only_deletes: bool) -> Result<()> {
+        if !only_deletes {
+            self.resume_copies(list, way).await?;
+        }
+        let mut removal = Removal::of(list);
+        while let Some(entries) = removal.next().await? {
+            stream::iter(entries)
+                .map(|entry| self.delete_if_unchanged(entry, way))
+                .buffer_unordered(PARALLEL_MOVES)
+                .try_collect::<Vec<()>>()
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn resume_copies(&self, list: &Arc<Manifest>, way: &Move) -> Result<()> {
+        let mut position = 0;
+        loop {
+            let (entries, next) = read(list, position).await?;
+            if entries.is_empty() {
+                return Ok(());
+            }
+            position = next;
+            stream::iter(entries)
+                .map(|entry| self.copy_if_unchanged(entry, way))
+                .buffer_unordered(PARALLEL_MOVES)
+                .try_collect::<Vec<()>>()
+                .await?;
+        }
+    }
+
+    /// The object, if it is what was listed.
+    async fn unchanged(&self, entry: &ManifestEntry, source: &ObjectId) -> Result<Option<ObjectInfo>> {
+        let found = self.look_at(source).await?;
+        Ok(found.filter(|info| {
+            let modified = info.version.last_modified.duration_since(UNIX_EPOCH);
+            // Equal bytes have equal tags: the time tells whether somebody wrote them anew.
+            info.version.etag == entry.etag
+                && modified.is_ok_and(|since| since.as_secs() == entry.modified_unix_s)
+        }))
+    }
+
+    async fn copy_if_unchanged(&self, entry: ManifestEntry, way: &Move) -> Result<()> {
+        let (source, target) = (way.source(&entry.key), way.target(&entry.key));
+        let Some(info) = self.unchanged(&entry, &source).await? else {
+            return Ok(());
+        };
+        let is_marker = is_marker(&source.key) && entry.size_bytes == 0;
+        match self
+            .copy_version(&source, &info.version, &target, Condition::Absent)
+            .await
+        {
+            // What is there decides whether the source may go.
+            Err(error) if error.kind() == ErrorKind::PreconditionFailed => Ok(()),
+            Err(error) if is_marker && is_marker_trouble(&error) => {
+                self.make_marker_anew(&source, &target).await.map(drop)
+            }
+            other => other.map(drop),
+        }
+    }
+
+    async fn delete_if_unchanged(&self, entry: ManifestEntry, way: &Move) -> Result<()> {
+        let (source, target) = (way.source(&entry.key), way.target(&entry.key));
+        let Some(info) = self.unchanged(&entry, &source).await? else {
+            return Ok(());
+        };
+        let copy = self.look_at(&target).await?;
+        if copy.is_some_and(|copy| is_copy(&info, &copy)) {
+            self.delete_version(&source, &info.version.etag).await?;
+        } else {
+            tracing::warn!(%source, %target, "the new name has no copy of this object: it stays where it was");
+        }
+        Ok(())
+    }
+
+    /// Takes back the copies of a rename that failed, as far as they are still the copies that were made.
+    ///
+    /// # Errors
+    /// The first error: the rest of them is still there.
+    pub async fn undo_copies(&self, made: &Arc<Manifest>, failed: &FailedCopies, way: &Move) -> Result<()> {
+        for key in &failed.uncertain {
+            let (source, target) = (way.source(key), way.target(key));
+            let Some(copy) = self.look_at(&target).await? else {
+                continue;
+            };
+            let of = self.look_at(&source).await?;
+            if of.is_some_and(|of| is_copy(&of, &copy)) {
+                self.delete_version(&target, &copy.version.etag).await?;
+            }
+        }
+        let mut removal = Removal::of(made);
+        while let Some(entries) = removal.next().await? {
+            let versions: Vec<_> = entries.into_iter().map(|entry| (entry.key, entry.etag)).collect();
+            let failures = self.client.delete_versions(&way.to.bucket, &versions).await?;
+            let mut failures = failures.into_iter().map(|(_, error)| error);
+            if let Some(error) = failures.find(|error| error.kind() != ErrorKind::PreconditionFailed) {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// After a directory was moved: moves what appeared under its old name meanwhile, where the new name is free.
+    ///
+    /// # Errors
+    /// What S3 says.
+    pub async fn move_leftovers(&self, way: &Move) -> Result<()> {
+        let mut next = None;
+        loop {
+            let page = self.page_below(&way.from, next).await?;
+            for object in page.objects {
+                let entry = entry_of(object);
+                let (source, target) = (way.source(&entry.key), way.target(&entry.key));
+                if self.table().is_hidden(&source) {
+                    continue;
+                }
+                let moved = self
+                    .move_version(&source, &version_of(&entry), &target, Condition::Absent)
+                    .await?;
+                if moved.is_none() {
+                    tracing::warn!(%source, "somebody wrote this object during the rename: it stays where it was");
+                }
+            }
+            next = page.continuation;
+            if next.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn look_at(&self, id: &ObjectId) -> Result<Option<ObjectInfo>> {
+        match self.client.head(id).await {
+            Ok(info) => Ok(Some(info)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Reads a list in the order in which its objects may be deleted: for each depth of markers once more.
+struct Removal {
+    list: Arc<Manifest>,
+    position: u64,
+    /// The depths at which there are markers still to be read.
+    depths: BTreeSet<usize>,
+    /// `None` while objects are read.
+    of_depth: Option<usize>,
+}
+
+impl Removal {
+    fn of(list: &Arc<Manifest>) -> Self {
+        Self {
+            list: list.clone(),
+            position: 0,
+            depths: BTreeSet::new(),
+            of_depth: None,
+        }
+    }
+
+    /// The next entries, at least one; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Vec<ManifestEntry>>> {
+        loop {
+            let (mut entries, next) = read(&self.list, self.position).await?;
+            if entries.is_empty() {
+                self.of_depth = self.depths.pop_last();
+                if self.of_depth.is_none() {
+                    return Ok(None);
+                }
+                self.position = 0;
+                continue;
+            }
+            self.position = next;
+            if self.of_depth.is_none() {
+                let markers = entries.iter().filter(|entry| is_marker(&entry.key));
+                self.depths.extend(markers.map(|marker| depth(&marker.key)));
+            }
+            let wanted = self.of_depth;
+            entries.retain(|entry| is_marker(&entry.key).then(|| depth(&entry.key)) == wanted);
+            if !entries.is_empty() {
+                return Ok(Some(entries));
+            }
+        }
+    }
+}
+
+fn is_marker(key: &str) -> bool {
+    key.ends_with('/')
+}
+
+fn lock(arrived: &Mutex<Arrived>) -> MutexGuard<'_, Arrived> {
+    // Entries are put in whole.
+    arrived.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn append(list: &Arc<Manifest>, entries: Vec<ManifestEntry>) -> Result<()> {
+    let list = list.clone();
+    rt::blocking(move || list.append(&entries)).await
+}
+
+async fn read(list: &Arc<Manifest>, position: u64) -> Result<(Vec<ManifestEntry>, u64)> {
+    let list = list.clone();
+    rt::blocking(move || list.read(position)).await
+}
+
+fn depth(key: &str) -> usize {
+    key.bytes().filter(|byte| *byte == b'/').count()
+}
+
+fn entry_of(object: ListedObject) -> ManifestEntry {
+    ManifestEntry {
+        key: object.key,
+        etag: object.etag,
+        size_bytes: object.size_bytes,
+        modified_unix_s: unix_s(object.last_modified),
+    }
+}
+
+fn entry_of_copy(copy: &Copied) -> ManifestEntry {
+    ManifestEntry {
+        key: copy.target.key.to_string(),
+        etag: copy.version.etag.clone(),
+        size_bytes: copy.version.size_bytes,
+        modified_unix_s: unix_s(copy.version.last_modified),
+    }
+}
+
+fn version_of(entry: &ManifestEntry) -> Version {
+    Version {
+        etag: entry.etag.clone(),
+        size_bytes: entry.size_bytes,
+        version_id: None,
+        last_modified: entry.last_modified(),
+    }
+}
+
+fn unix_s(time: std::time::SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

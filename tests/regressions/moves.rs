@@ -1,0 +1,150 @@
+//! Directory renames that fail, are cut off, or are large.
+
+use super::{bytes_of, world_with};
+use crate::in_process::{Mount, Options, World};
+use pailfs::embedded::{Fault, Operation, When};
+use std::time::Duration;
+
+fn rename(mount: &Mount) -> Result<(), i32> {
+    mount.run("rename", mount.driver.rename("d", "e", false))
+}
+
+fn write(mount: &Mount, path: &str, bytes: &[u8]) {
+    let flags = libc::O_CREAT | libc::O_TRUNC;
+    let written = mount.run("write", mount.driver.write_file(path, flags, bytes));
+    written.unwrap_or_else(|errno| panic!("{path}: {errno}"));
+}
+
+/// A mount of a bucket in which the directory `d` has these files.
+fn world_of(names: &[&str]) -> (World, Mount) {
+    let (world, mount) = world_with(&format!("d/{}", names[0]), names[0].as_bytes());
+    for name in &names[1..] {
+        world.remote.put(&format!("d/{name}"), name.as_bytes());
+    }
+    (world, mount)
+}
+
+#[test]
+fn a_directory_rename_that_failed_is_not_finished_by_the_next_mount() {
+    let (world, mount) = world_of(&["a", "b", "c"]);
+    let refused = When::on(Operation::Copy).nth(2).for_ever();
+    world
+        .store
+        .faults()
+        .inject(refused, Fault::Answer("AccessDenied"));
+    assert_eq!(rename(&mount), Err(libc::EACCES));
+    assert_eq!(
+        world.remote.keys(),
+        ["d/a", "d/b", "d/c"],
+        "copies are taken back"
+    );
+    write(&mount, "d/new", b"made since");
+    world.store.faults().clear();
+    mount.crash();
+    let next = world.mount();
+    next.sleep(Duration::from_secs(60));
+    assert_eq!(world.remote.keys(), ["d/a", "d/b", "d/c", "d/new"]);
+}
+
+#[test]
+fn a_rename_that_failed_over_an_empty_directory_leaves_that() {
+    let (world, mount) = world_of(&["a", "b"]);
+    mount.run("mkdir", mount.driver.mkdir("e", 0o755)).expect("made");
+    let refused = When::on(Operation::Copy).for_ever();
+    world
+        .store
+        .faults()
+        .inject(refused, Fault::Answer("AccessDenied"));
+    assert_eq!(rename(&mount), Err(libc::EACCES));
+    assert_eq!(world.remote.keys(), ["d/a", "d/b", "e/"]);
+}
+
+#[test]
+fn what_a_rename_left_under_the_old_name_goes_at_the_next_mount_and_nothing_else() {
+    let (world, mount) = world_of(&["a", "b", "c"]);
+    let refused = When::on(Operation::Delete).for_ever();
+    world
+        .store
+        .faults()
+        .inject(refused, Fault::Answer("AccessDenied"));
+    assert_eq!(rename(&mount), Err(libc::EACCES));
+    // Programs were told that it failed, and go on.
+    write(&mount, "d/new", b"made since");
+    write(&mount, "d/a", b"changed since");
+    world.store.faults().clear();
+    world.remote.delete("e/c");
+    mount.crash();
+    world.mount().crash();
+    assert_eq!(world.remote.keys(), ["d/a", "d/c", "d/new", "e/a", "e/b"]);
+    assert_eq!(bytes_of(&world, "d/a").expect("there"), b"changed since");
+    assert_eq!(bytes_of(&world, "e/a").expect("there"), b"a");
+}
+
+#[test]
+fn the_same_rename_again_finishes_what_could_not_be_deleted() {
+    let (world, mount) = world_of(&["a", "b"]);
+    let refused = When::on(Operation::Delete).key("d/b").for_ever();
+    world
+        .store
+        .faults()
+        .inject(refused, Fault::Answer("AccessDenied"));
+    assert_eq!(rename(&mount), Err(libc::EACCES));
+    world.store.faults().clear();
+    rename(&mount).expect("renamed");
+    assert_eq!(world.remote.keys(), ["e/a", "e/b"]);
+    write(&mount, "d", b"a file in its place");
+    mount.crash();
+    world.mount().crash();
+    assert_eq!(world.remote.keys(), ["d", "e/a", "e/b"]);
+}
+
+#[test]
+fn a_rename_that_was_cut_off_moves_what_was_there_when_it_began() {
+    for operation in [Operation::Copy, Operation::Delete] {
+        let (world, mount) = world_of(&["a", "b", "c"]);
+        let silent = When::on(operation).key_where(|key| key.ends_with('b')).for_ever();
+        world.store.faults().inject(silent, Fault::Stall);
+        let cut_off = mount.run_for(
+            "rename",
+            Duration::from_secs(3),
+            mount.driver.rename("d", "e", false),
+        );
+        assert_eq!(cut_off, None);
+        mount.crash();
+        world.store.faults().clear();
+        world.remote.put("d/late", b"somebody else's");
+        world.mount().crash();
+        assert_eq!(
+            world.remote.keys(),
+            ["d/late", "e/a", "e/b", "e/c"],
+            "{operation:?}"
+        );
+    }
+}
+
+#[test]
+fn thousands_of_objects_are_renamed_in_pieces() {
+    const FILES: usize = 2_500;
+    let world = World::new(Options::default());
+    let bodies: Vec<String> = (0..FILES).map(|n| format!("d/{:02}/{n:05}", n % 40)).collect();
+    for key in &bodies {
+        world.remote.put(key, key.as_bytes());
+    }
+    world.remote.put("d/", b"");
+    world.remote.put("d/07/", b"");
+    let mount = world.mount();
+    let sent = world.store.counts();
+    sent.reset();
+    rename(&mount).expect("renamed");
+    let all = sent.all();
+    let of = |operation| all.get(&operation).copied().unwrap_or(0);
+    assert_eq!(of(Operation::Copy), FILES as u64 + 2);
+    assert!(of(Operation::DeleteMany) <= 4, "deletes are batched: {all:?}");
+    assert!(of(Operation::Delete) <= 2, "but those of few markers: {all:?}");
+    assert!(of(Operation::List) <= 8, "{all:?}");
+    let mut expected: Vec<String> = bodies.iter().map(|key| key.replacen('d', "e", 1)).collect();
+    expected.extend(["e/".to_owned(), "e/07/".to_owned()]);
+    expected.sort();
+    assert_eq!(world.remote.keys(), expected);
+    assert_eq!(bytes_of(&world, "e/07/00007").expect("there"), b"d/07/00007");
+}

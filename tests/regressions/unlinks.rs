@@ -1,0 +1,123 @@
+//! What an unlink may take with it, and what not.
+
+use super::{bytes_of, open, world_with};
+use crate::in_process::{Mount, Options, World};
+use pailfs::base::attributes::TRANSACTION;
+use pailfs::embedded::{Fault, Operation, When};
+use std::time::Duration;
+
+#[test]
+fn a_deferred_delete_spares_an_equal_object_that_another_host_wrote() {
+    let world = World::new(Options::default());
+    let mount = world.mount();
+    let driver = &mount.driver;
+    mount
+        .run("write", driver.write_file("f", libc::O_CREAT, b"same"))
+        .expect("written");
+    let reader = open(&mount, "f", libc::O_RDONLY);
+    mount.run("unlink", driver.unlink("f")).expect("unlinked");
+    world.remote.put("f", b"same");
+    mount.run("close", driver.close(reader)).expect("closed");
+    assert_eq!(bytes_of(&world, "f").expect("somebody else's"), b"same");
+    mount.crash();
+    world.mount().crash();
+    assert_eq!(bytes_of(&world, "f").expect("somebody else's"), b"same");
+}
+
+#[test]
+fn an_unlink_takes_a_newer_version_that_no_handle_has_at_once() {
+    let (world, mount) = world_with("f", b"old");
+    let driver = &mount.driver;
+    let reader = open(&mount, "f", libc::O_RDONLY);
+    world.remote.put("f", b"newer");
+    mount.run("unlink", driver.unlink("f")).expect("unlinked");
+    assert_eq!(bytes_of(&world, "f"), None);
+    assert_eq!(
+        mount.run("read", driver.read(&reader, 0, 10)).expect("read"),
+        b"old"
+    );
+    mount.run("close", driver.close(reader)).expect("closed");
+}
+
+/// A mount with a new file whose PUT was carried out, which nobody could tell; what that PUT made is returned.
+fn put_of_unknown_outcome() -> (World, Mount) {
+    let world = World::new(Options {
+        stall_timeout: Duration::from_secs(6),
+        ..Options::default()
+    });
+    let mount = world.mount();
+    let file = open(&mount, "f", libc::O_WRONLY | libc::O_CREAT);
+    mount
+        .run("write", mount.driver.write(&file, 0, b"new"))
+        .expect("written");
+    let faults = world.store.faults();
+    faults.inject(When::on(Operation::Put), Fault::LoseReply);
+    faults.inject(
+        When::on(Operation::Head).for_ever(),
+        Fault::Answer("AccessDenied"),
+    );
+    assert!(
+        mount.run("close", mount.driver.close(file)).is_err(),
+        "nobody can tell"
+    );
+    (world, mount)
+}
+
+#[test]
+fn an_unlinked_new_file_that_was_put_after_all_is_removed() {
+    let (world, mount) = put_of_unknown_outcome();
+    assert_eq!(world.remote.keys(), ["f"]);
+    mount.run("unlink", mount.driver.unlink("f")).expect("unlinked");
+    world.store.faults().clear();
+    mount.sleep(Duration::from_secs(2));
+    assert_eq!(world.remote.keys(), Vec::<String>::new());
+}
+
+#[test]
+fn an_unlinked_new_file_that_appears_later_is_removed_also_by_the_next_mount() {
+    for remounts in [false, true] {
+        let (world, mount) = put_of_unknown_outcome();
+        world.store.faults().clear();
+        let late = world.remote.get("f").expect("put");
+        assert!(late.info.headers.metadata.contains_key(TRANSACTION));
+        world.remote.delete("f");
+        let refused = When::on(Operation::Put).for_ever();
+        world
+            .store
+            .faults()
+            .inject(refused, Fault::Answer("AccessDenied"));
+        mount.run("unlink", mount.driver.unlink("f")).expect("unlinked");
+        let mount = if remounts {
+            mount.crash();
+            world.mount()
+        } else {
+            mount
+        };
+        world.store.faults().clear();
+        world.remote.put_with("f", &late.bytes, late.info.headers);
+        mount.sleep(Duration::from_secs(30));
+        assert_eq!(world.remote.keys(), Vec::<String>::new(), "remounted: {remounts}");
+        // Somebody else's is not touched.
+        world.remote.put("f", &late.bytes);
+        mount.sleep(Duration::from_secs(3_000));
+        assert_eq!(world.remote.keys(), ["f"]);
+    }
+}
+
+#[test]
+fn a_directory_known_by_an_old_tools_marker_can_be_removed_and_renamed() {
+    let (world, mount) = world_with("x_$folder$", b"");
+    world.remote.put("y_$folder$", b"");
+    world.remote.put("y/file", b"bytes");
+    let driver = &mount.driver;
+    let listed = mount.run("list", driver.list("", false)).expect("listed");
+    assert_eq!(listed.keys().collect::<Vec<_>>(), ["x", "y"]);
+    mount.run("rmdir", driver.rmdir("x")).expect("removed");
+    mount
+        .run("rename", driver.rename("y", "z", false))
+        .expect("renamed");
+    assert_eq!(world.remote.keys(), ["z/file"]);
+    mount.sleep(Duration::from_secs(60));
+    let listed = mount.run("list", driver.list("", false)).expect("listed");
+    assert_eq!(listed.keys().collect::<Vec<_>>(), ["z"]);
+}
