@@ -104,13 +104,13 @@ async fn check_source(client: &Client, source: &Source) -> Result<(), Failure> {
                 continuation: None,
                 max_keys: 1,
             };
-            match client.head_bucket(bucket).await {
+            match client.first_head_bucket(bucket).await {
                 // Policies may allow to list a prefix only.
                 Err(error) if error.kind() == ErrorKind::Denied => client.list(&request).await.map(drop),
                 other => other,
             }
         }
-        Source::AllBuckets => match client.list_buckets().await {
+        Source::AllBuckets => match client.first_list_buckets().await {
             // Buckets can still be reached by their names.
             Err(error) if error.kind() == ErrorKind::Denied && error.s3_code() == Some("AccessDenied") => {
                 tracing::warn!("these keys may not list buckets: reach them by name");
@@ -119,7 +119,21 @@ async fn check_source(client: &Client, source: &Source) -> Result<(), Failure> {
             other => other.map(drop),
         },
     };
-    checked.map_err(Failure::from)
+    checked.map_err(|error| match error.kind() {
+        ErrorKind::Network | ErrorKind::TimedOut => Failure::failed(format!(
+            "{} cannot be reached: {error}\n\
+             check the address (--endpoint-url, --region), the network, and the proxy (HTTPS_PROXY, NO_PROXY)",
+            endpoint_name(client)
+        )),
+        _ => Failure::from(error),
+    })
+}
+
+fn endpoint_name(client: &Client) -> String {
+    match client.endpoint() {
+        "aws" => format!("S3 in the region {}", client.region()),
+        url => format!("the endpoint {url}"),
+    }
 }
 
 fn negative_ttl(config: &MountConfig) -> Duration {

@@ -6,7 +6,7 @@ use super::faults::{Fate, Fault};
 use super::store::Store;
 use crate::rt;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use s3s::access::{S3Access, S3AccessContext};
@@ -38,10 +38,37 @@ impl S3Access for Gate {
         for fault in &faults {
             before_operation(fault).await?;
         }
+        self.check_region(cx)?;
         if has_trailer && self.0.quirks().reject_checksum_trailers {
             return Err(s3_error!(NotImplemented, "trailers are not supported"));
         }
         Ok(())
+    }
+}
+
+impl Gate {
+    /// A request that is signed for another region than the bucket's is sent there, as S3 does it.
+    fn check_region(&self, cx: &S3AccessContext<'_>) -> S3Result<()> {
+        let Some(region) = cx
+            .s3_path()
+            .get_bucket_name()
+            .and_then(|bucket| self.0.region_of(bucket))
+        else {
+            return Ok(());
+        };
+        let signed = cx.headers().get(header::AUTHORIZATION);
+        let signed = signed.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if signed.contains(&format!("/{region}/s3/aws4_request")) {
+            return Ok(());
+        }
+        let mut error = s3_error!(PermanentRedirect, "the bucket is in another region");
+        error.set_status_code(StatusCode::MOVED_PERMANENTLY);
+        let headers = HeaderValue::from_str(&region)
+            .map(|region| HeaderMap::from_iter([(HeaderName::from_static("x-amz-bucket-region"), region)]));
+        if let Ok(headers) = headers {
+            error.set_headers(headers);
+        }
+        Err(error)
     }
 }
 

@@ -15,6 +15,7 @@ use super::state::{Bucket, Piece, Record, State};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::rt;
 use s3s::{S3Error, S3Result, s3_error};
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -65,6 +66,8 @@ struct Inner {
     faults: Faults,
     counts: Counts,
     quirks: RwLock<Quirks>,
+    /// Buckets that are not in the store's own region.
+    bucket_regions: RwLock<BTreeMap<String, String>>,
     /// Keeps other processes out of the directory; released with the last handle.
     _directory_lock: Option<File>,
 }
@@ -105,6 +108,7 @@ impl Store {
             faults: Faults::default(),
             counts: Counts::default(),
             quirks: RwLock::default(),
+            bucket_regions: RwLock::default(),
             _directory_lock: directory_lock,
         })))
     }
@@ -133,6 +137,25 @@ impl Store {
 
     pub fn set_quirks(&self, quirks: Quirks) {
         *self.0.quirks.write().unwrap_or_else(PoisonError::into_inner) = quirks;
+    }
+
+    /// From now on the bucket is in that region: requests that are signed for another one are redirected.
+    pub fn set_bucket_region(&self, bucket: &str, region: &str) {
+        let mut regions = self
+            .0
+            .bucket_regions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        regions.insert(bucket.to_owned(), region.to_owned());
+    }
+
+    pub(super) fn region_of(&self, bucket: &str) -> Option<String> {
+        let regions = self
+            .0
+            .bucket_regions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        regions.get(bucket).cloned()
     }
 
     pub fn options(&self) -> &StoreOptions {

@@ -115,11 +115,6 @@ impl Fs {
         self.tree.forget(ino, count);
     }
 
-    /// The kernel was told of the inode once more.
-    pub fn count_lookup(&self, ino: Ino) {
-        self.tree.count_lookup(ino);
-    }
-
     pub(crate) fn files(&self) -> MutexGuard<'_, HashMap<u64, Arc<OpenFile>>> {
         lock(&self.files)
     }

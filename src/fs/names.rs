@@ -29,11 +29,13 @@ impl Fs {
     /// # Errors
     /// What S3 says. Absence is `None`.
     pub async fn lookup(&self, parent: Ino, name: &str) -> Result<Option<Node>> {
-        let found = self.tree.lookup(parent, name).await?;
-        if let Some(node) = &found {
-            self.tree.count_lookup(node.ino);
+        loop {
+            let found = self.tree.lookup(parent, name).await?;
+            // The kernel may have forgotten the inode just now: then it is found anew.
+            if found.as_ref().is_none_or(|node| self.tree.count_lookup(node.ino)) {
+                return Ok(found);
+            }
         }
-        Ok(found)
     }
 
     /// mkdir(2).

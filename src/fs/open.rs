@@ -19,6 +19,7 @@ use crate::base::object::{ByteRange, ObjectHeaders, ObjectId};
 use crate::object::file::{Creation, File};
 use crate::object::reader::{ReadStream, Reader};
 use crate::rt;
+use crate::s3::GetReply;
 use crate::s3::types::GetRequest;
 use crate::tree::directory::DirectoryReader;
 use crate::tree::freshness::Freshness;
@@ -32,6 +33,9 @@ use std::time::Duration;
 const WHOLE_BYTES: u64 = MIB;
 /// Of larger ones, this much.
 const FIRST_BYTES: u64 = 128 * KIB;
+
+/// How often the beginning of an object is asked for, when the answers do not fit.
+const MAX_GETS: u32 = 3;
 
 /// The content of one inode, shared by its handles.
 pub struct OpenFile {
@@ -209,16 +213,8 @@ impl Fs {
         if self.tree.trusts_caches() || (self.tree.has_pages(node) && node.version.is_some()) {
             return self.open_by_head(node, id).await;
         }
-        let size_bytes = node.version.as_ref().map_or(0, |version| version.size_bytes);
-        let range = (size_bytes > WHOLE_BYTES).then(|| ByteRange::new(0, FIRST_BYTES));
-        let request = GetRequest {
-            id: id.clone(),
-            range,
-            if_match: None,
-            version_id: None,
-        };
         let asked_at = rt::now();
-        let reply = match self.context.client.get(&request).await {
+        let reply = match self.get_beginning(node, &id).await {
             Ok(reply) => reply,
             // The object shrank to less than the first byte asked for: look again.
             Err(error) if error.kind() == ErrorKind::BadRange => {
@@ -246,6 +242,38 @@ impl Fs {
         );
         let file = File::existing(&self.context, reader, info.headers, attributes);
         Ok((self.share(node.ino, file), direct_io))
+    }
+
+    /// The beginning of the object, or all of it where it is small.
+    ///
+    /// # Errors
+    /// What S3 says; `Stale` when what was known of the object's length was wrong; `Corrupt` when the answers' length is.
+    async fn get_beginning(&self, node: &Node, id: &ObjectId) -> Result<GetReply> {
+        let known = node.version.as_ref();
+        let size_bytes = known.map_or(0, |version| version.size_bytes);
+        let request = GetRequest {
+            id: id.clone(),
+            range: (size_bytes > WHOLE_BYTES).then(|| ByteRange::new(0, FIRST_BYTES)),
+            if_match: None,
+            version_id: None,
+        };
+        for _ in 0..MAX_GETS {
+            let reply = self.context.client.get(&request).await?;
+            let found = &reply.info.version;
+            if known.is_none_or(|known| known.etag != found.etag || known.size_bytes == found.size_bytes) {
+                return Ok(reply);
+            }
+            // One version has one length: either what was known is wrong, or this answer.
+            let found_bytes = found.size_bytes;
+            drop(reply);
+            if self.tree.look(node).await?.version.size_bytes != size_bytes {
+                return Err(stale(node));
+            }
+            tracing::debug!(object = %id, size_bytes, found_bytes, "an answer of a wrong length");
+        }
+        let text =
+            format!("the store's answers have another length than the object, which has {size_bytes} bytes");
+        Err(Error::new(ErrorKind::Corrupt, text).on(id))
     }
 
     async fn open_by_head(self: &Arc<Self>, node: &Node, id: ObjectId) -> Result<(Claim, bool)> {

@@ -6,6 +6,9 @@
 //! 2. With attributes (readdirplus): those that need no request come at once. Those that would need a HEAD are sent
 //!    with no time to live on the first call, which the kernel makes for any `ls` or `find`; once it has shown (by asking
 //!    with attributes again) that somebody looks at them, the HEADs of a batch run in parallel.
+//! 3. Nobody tells how much an answer holds: what the last ones held is remembered, and little more is prepared ([`Batch`]).
+//!    An entry with attributes has a reference of its own from the moment it is prepared, so that its inode is there when the
+//!    kernel hears of it; those of entries that were not sent are given back ([`Fs::sent_entries`]).
 
 use super::Fs;
 use super::attr::Attr;
@@ -13,12 +16,37 @@ use super::open::DirectoryHandle;
 use crate::base::error::Result;
 use crate::s3::types::BucketEntry;
 use crate::tree::directory::{DirectoryReader, Item};
-use crate::tree::node::{Ino, Kind};
+use crate::tree::node::{Ino, Kind, Node};
 use crate::tree::{Listed, lookup::may_be_special};
 use futures_util::stream::{self, StreamExt};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// So many entries are prepared for a reader of whom nothing is known: a page of the kernel's holds about 25 with
+/// attributes.
+const FIRST_BATCH: usize = 32;
+const LARGEST_BATCH: usize = 1_024;
+
+/// How many entries to prepare for one answer.
+struct Batch(usize);
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self(FIRST_BATCH)
+    }
+}
+
+impl Batch {
+    fn learn(&mut self, prepared: usize, sent: usize) {
+        if sent < prepared {
+            // Names differ in length: a few more than that may fit the next time.
+            self.0 = (sent + sent / 8 + 1).min(LARGEST_BATCH);
+        } else if prepared >= self.0 {
+            self.0 = (self.0 * 4).min(LARGEST_BATCH);
+        }
+    }
+}
 
 /// HEADs of one batch that run at once.
 const PARALLEL_HEADS: usize = 32;
@@ -31,6 +59,7 @@ pub struct Position {
     /// The number of the entry at the window's start; entry n is followed by offset n + 1.
     first: u64,
     finished: bool,
+    batch: Batch,
 }
 
 /// One directory entry as the kernel gets it.
@@ -49,7 +78,8 @@ pub struct DirectoryEntry {
 const DOTS: u64 = 2;
 
 impl Fs {
-    /// The entries from `offset` on: at least one unless the directory ends there, at most `limit`.
+    /// The entries from `offset` on: at least one unless the directory ends there, about as many as the reader took the last
+    /// time. The caller says by [`Fs::sent_entries`] what became of them.
     ///
     /// # Errors
     /// What S3 says.
@@ -57,7 +87,6 @@ impl Fs {
         self: &Arc<Self>,
         number: u64,
         offset: u64,
-        limit: usize,
         with_attributes: bool,
     ) -> Result<Vec<DirectoryEntry>> {
         let handle = self.directory_handle(number)?;
@@ -66,7 +95,7 @@ impl Fs {
         let mut from = offset.max(DOTS);
         loop {
             self.seek(&mut handle, from).await?;
-            let room = limit.saturating_sub(entries.len());
+            let room = handle.position.batch.0.saturating_sub(entries.len()).max(1);
             let items: Vec<Item> = handle.position.window.iter().take(room).cloned().collect();
             let taken = items.len() as u64;
             let looks = with_attributes && offset > 0;
@@ -79,6 +108,23 @@ impl Fs {
                 return Ok(entries);
             }
             from += taken;
+        }
+    }
+
+    /// The first `sent` of these entries are the kernel's now.
+    pub fn sent_entries(&self, number: u64, entries: &[DirectoryEntry], sent: usize) {
+        self.give_back(entries.get(sent..).unwrap_or_default());
+        if let Ok(handle) = self.directory_handle(number)
+            // Somebody reads the same handle at the same time: there is nothing to learn from that.
+            && let Ok(mut handle) = handle.try_lock()
+        {
+            handle.position.batch.learn(entries.len(), sent);
+        }
+    }
+
+    fn give_back(&self, entries: &[DirectoryEntry]) {
+        for entry in entries.iter().filter(|entry| entry.attr.is_some()) {
+            self.tree.forget(entry.ino, 1);
         }
     }
 
@@ -104,6 +150,7 @@ impl Fs {
         if fresh || wanted < handle.position.first {
             handle.position = Position {
                 first: DOTS,
+                batch: std::mem::take(&mut handle.position.batch),
                 ..Position::default()
             };
             handle.reader = handle
@@ -146,7 +193,20 @@ impl Fs {
             .buffered(PARALLEL_HEADS)
             .collect()
             .await;
-        described.into_iter().filter_map(Result::transpose).collect()
+        let (mut entries, mut first_error) = (Vec::with_capacity(described.len()), None);
+        for entry in described {
+            match entry {
+                Ok(entry) => entries.extend(entry),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        match first_error {
+            Some(error) => {
+                self.give_back(&entries);
+                Err(error)
+            }
+            None => Ok(entries),
+        }
     }
 
     async fn describe_one(
@@ -158,63 +218,61 @@ impl Fs {
         looks: bool,
     ) -> Result<Option<DirectoryEntry>> {
         let name = item.name().to_owned();
-        let Some(place) = &handle.place else {
-            let node = self.tree.settle_bucket(&name);
-            let attr = with_attributes.then(|| self.attr(&node));
+        if let Some(place) = &handle.place
+            && !with_attributes
+            && !needs_look_for_type(&item)
+        {
             return Ok(Some(DirectoryEntry {
-                ino: node.ino,
-                kind: Kind::Directory,
-                name,
-                next_offset,
-                attr,
-            }));
-        };
-        if !with_attributes && !needs_look_for_type(&item) {
-            let kind = kind_of(&item);
-            let ino = self.tree.entry_number(place, &item);
-            return Ok(Some(DirectoryEntry {
-                ino,
-                kind,
+                ino: self.tree.entry_number(place, &item),
+                kind: kind_of(&item),
                 name,
                 next_offset,
                 attr: None,
             }));
         }
-        if let Some(node) = self.tree.settle_known(place, &item) {
-            let attr = Some(self.attr(&node));
+        loop {
+            let Some((node, is_guess)) = self.settle(handle, &item, looks).await? else {
+                return Ok(None);
+            };
+            if !self.tree.count_lookup(node.ino) {
+                // Forgotten by the kernel just now.
+                continue;
+            }
+            if !with_attributes {
+                self.tree.forget(node.ino, 1);
+            }
+            let attr = self.attr(&node);
             return Ok(Some(DirectoryEntry {
                 ino: node.ino,
                 kind: node.kind,
                 name,
                 next_offset,
-                attr,
+                attr: with_attributes.then_some(Attr {
+                    ttl: if is_guess { Duration::ZERO } else { attr.ttl },
+                    ..attr
+                }),
             }));
         }
-        if looks || needs_look_for_type(&item) {
-            let settled = self.tree.settle_item(place, &item).await?;
-            return Ok(settled.map(|node| {
-                let attr = Some(self.attr(&node));
-                DirectoryEntry {
-                    ino: node.ino,
-                    kind: node.kind,
-                    name,
-                    next_offset,
-                    attr,
-                }
-            }));
+    }
+
+    /// The inode of an entry, and whether its attributes are a guess; `None` when it is gone.
+    async fn settle(
+        self: &Arc<Self>,
+        handle: &DirectoryHandle,
+        item: &Item,
+        looks: bool,
+    ) -> Result<Option<(Node, bool)>> {
+        let Some(place) = &handle.place else {
+            return Ok(Some((self.tree.settle_bucket(item.name()), false)));
+        };
+        if let Some(node) = self.tree.settle_known(place, item) {
+            return Ok(Some((node, false)));
         }
-        let node = self.tree.settle_guess(place, &item);
-        let attr = node.map(|node| Attr {
-            ttl: Duration::ZERO,
-            ..self.attr(&node)
-        });
-        Ok(attr.map(|attr| DirectoryEntry {
-            ino: attr.ino,
-            kind: Kind::File,
-            name,
-            next_offset,
-            attr: Some(attr),
-        }))
+        if looks || needs_look_for_type(item) {
+            let settled = self.tree.settle_item(place, item).await?;
+            return Ok(settled.map(|node| (node, false)));
+        }
+        Ok(self.tree.settle_guess(place, item).map(|node| (node, true)))
     }
 }
 

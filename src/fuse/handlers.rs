@@ -24,8 +24,6 @@ use std::time::{Duration, SystemTime};
 const MAX_WRITE_BYTES: u32 = 1 << 20;
 /// Requests the kernel keeps in flight for read-ahead and the like.
 const MAX_BACKGROUND: u16 = 64;
-/// No more entries in one answer than the kernel's buffer can hold.
-const MAX_ENTRIES: usize = 1_024;
 
 pub(super) struct Handlers {
     pub fs: Arc<Fs>,
@@ -414,18 +412,19 @@ impl Filesystem for Handlers {
         mut reply: ReplyDirectory,
     ) {
         let fs = self.fs.clone();
-        let operation = async move { fs.read_directory(handle.0, offset, MAX_ENTRIES, false).await };
+        let sender = self.fs.clone();
+        let operation = async move { fs.read_directory(handle.0, offset, false).await };
         self.run(
             "readdir",
             operation,
-            |result: Result<Vec<DirectoryEntry>, Errno>| match result {
+            move |result: Result<Vec<DirectoryEntry>, Errno>| match result {
                 Ok(entries) => {
-                    for entry in entries {
+                    let is_full = |entry: &DirectoryEntry| {
                         let kind = convert::file_type(entry.kind);
-                        if reply.add(INodeNo(entry.ino), entry.next_offset, kind, &entry.name) {
-                            break;
-                        }
-                    }
+                        reply.add(INodeNo(entry.ino), entry.next_offset, kind, &entry.name)
+                    };
+                    let sent = entries.iter().position(is_full).unwrap_or(entries.len());
+                    sender.sent_entries(handle.0, &entries, sent);
                     reply.ok();
                 }
                 Err(errno) => reply.error(errno),
@@ -442,36 +441,32 @@ impl Filesystem for Handlers {
         mut reply: ReplyDirectoryPlus,
     ) {
         let fs = self.fs.clone();
-        let counted = self.fs.clone();
+        let sender = self.fs.clone();
         let operation = async move {
-            let entries = fs.read_directory(handle.0, offset, MAX_ENTRIES, true).await?;
             let own = fs.attributes(ino.0).await?;
+            let entries = fs.read_directory(handle.0, offset, true).await?;
             Ok((entries, own))
         };
         self.run("readdirplus", operation, move |result| match result {
             Ok((entries, own)) => {
-                for entry in entries {
+                let is_full = |entry: &DirectoryEntry| {
                     // The kernel makes no inode for `.` and `..`, so any attributes will do for them.
                     let attr = entry.attr.unwrap_or(Attr {
                         ino: entry.ino,
                         ttl: Duration::ZERO,
                         ..own
                     });
-                    let full = reply.add(
+                    reply.add(
                         INodeNo(entry.ino),
                         entry.next_offset,
                         &entry.name,
                         &attr.ttl,
                         &convert::file_attr(&attr),
                         Generation(0),
-                    );
-                    if full {
-                        break;
-                    }
-                    if entry.attr.is_some() {
-                        counted.count_lookup(entry.ino);
-                    }
-                }
+                    )
+                };
+                let sent = entries.iter().position(is_full).unwrap_or(entries.len());
+                sender.sent_entries(handle.0, &entries, sent);
                 reply.ok();
             }
             Err(errno) => reply.error(errno),

@@ -4,7 +4,9 @@
 //! 1. The rest must come from the same version: `If-Match` (and the version id), and the answer's ETag is
 //!    compared as well, because some stores ignore the condition.
 //! 2. A short body is not an end: what Content-Range promised is counted.
-//! 3. A server that answers and never gets ahead: resuming ends when nothing came for the stall time-out.
+//! 3. The checksum of a whole object is checked by the SDK when its last byte is there: small bodies are not handed out
+//!    before, and asked for again if it is wrong; of larger ones the last piece is held back.
+//! 4. A server that answers and never gets ahead: resuming ends when nothing came for the stall time-out.
 
 use super::client::Client;
 use super::retry::Backoff;
@@ -14,6 +16,7 @@ use crate::base::object::{ByteRange, ETag, ObjectId, ObjectInfo};
 use crate::rt;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -36,6 +39,11 @@ pub struct BodyReader {
     end: u64,
     source: Option<Source>,
     trouble: Option<Trouble>,
+    /// The whole object was asked for, and its checksum, if it has one, comes with it. False after an interruption.
+    is_checked: bool,
+    /// Pieces of a small body whose checksum is not known to be right yet.
+    held: VecDeque<Bytes>,
+    mismatches: u32,
 }
 
 /// A body in flight, and the connection's permit.
@@ -52,7 +60,33 @@ impl Source {
             _permit: permit,
         }
     }
+
+    /// To be asked when all bytes have come: what the SDK says of their checksum.
+    async fn checked_end(mut self) -> Result<()> {
+        loop {
+            match self.stream.next().await {
+                Some(Ok(piece)) if piece.is_empty() => {}
+                Some(Ok(_)) | None => return Ok(()),
+                Some(Err(error)) => {
+                    let is_transport = |cause: &(dyn std::error::Error + 'static)| {
+                        cause.downcast_ref::<hyper::Error>().is_some()
+                            || cause.downcast_ref::<std::io::Error>().is_some()
+                    };
+                    if is_silence(&error) || super::connector::sources(&error).any(is_transport) {
+                        return Ok(());
+                    }
+                    let text = format!("what came is not what was stored: {error}");
+                    return Err(Error::new(ErrorKind::Corrupt, text));
+                }
+            }
+        }
+    }
 }
+
+/// Whole bodies up to this size are checked before anything of them is handed out.
+const MAX_HELD_BYTES: u64 = 128 * 1024;
+/// So many wrong bodies in a row are not the network's fault.
+const MAX_MISMATCHES: u32 = 3;
 
 /// Nothing has come since.
 struct Trouble {
@@ -81,7 +115,14 @@ impl BodyReader {
             end: range.end,
             source,
             trouble: None,
+            is_checked: false,
+            held: VecDeque::new(),
+            mismatches: 0,
         }
+    }
+
+    pub(super) fn checked(self, is_checked: bool) -> Self {
+        Self { is_checked, ..self }
     }
 
     /// The next piece as it came from the socket, `None` at the end.
@@ -90,14 +131,30 @@ impl BodyReader {
     /// `Stale` when the version is gone upon resuming; `TimedOut`, `Network` or `Corrupt` (bodies that end
     /// early) when nothing came for the stall time-out.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        while self.position < self.end {
+        loop {
+            if !self.is_checked
+                && let Some(piece) = self.held.pop_front()
+            {
+                return Ok(Some(piece));
+            }
+            if self.position == self.end {
+                return Ok(None);
+            }
             let Some(source) = &mut self.source else {
                 self.resume().await?;
                 continue;
             };
             match source.stream.next().await {
                 Some(Ok(piece)) if piece.is_empty() => {}
-                Some(Ok(piece)) => return Ok(Some(self.accept(piece))),
+                Some(Ok(piece)) => {
+                    let piece = self.accept(piece);
+                    if !self.is_checked {
+                        return Ok(Some(piece));
+                    }
+                    if let Some(piece) = self.check(piece).await? {
+                        return Ok(Some(piece));
+                    }
+                }
                 Some(Err(error)) => {
                     let kind = if is_silence(&error) {
                         ErrorKind::TimedOut
@@ -109,7 +166,6 @@ impl BodyReader {
                 None => self.interrupted(Error::new(ErrorKind::Corrupt, "the body ended early"))?,
             }
         }
-        Ok(None)
     }
 
     fn accept(&mut self, mut piece: Bytes) -> Bytes {
@@ -117,15 +173,47 @@ impl BodyReader {
         piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
         self.position += piece.len() as u64;
         self.trouble = None;
-        if self.position == self.end {
+        if self.position == self.end && !self.is_checked {
             self.source = None;
         }
         piece
     }
 
+    /// What of a whole object may be handed out now.
+    async fn check(&mut self, piece: Bytes) -> Result<Option<Bytes>> {
+        let is_held = self.end <= MAX_HELD_BYTES;
+        if self.position < self.end {
+            if is_held {
+                self.held.push_back(piece);
+                return Ok(None);
+            }
+            return Ok(Some(piece));
+        }
+        let verdict = match self.source.take() {
+            Some(source) => source.checked_end().await,
+            None => Ok(()),
+        };
+        let Err(error) = verdict else {
+            self.is_checked = false;
+            self.held.push_back(piece);
+            return Ok(self.held.pop_front());
+        };
+        self.mismatches += 1;
+        tracing::warn!(object = %self.id, times = self.mismatches, "{error}");
+        if !is_held || self.mismatches == MAX_MISMATCHES {
+            self.held.clear();
+            return Err(error.on(&self.id).with_attempts(self.mismatches));
+        }
+        self.held.clear();
+        self.position = 0;
+        Ok(None)
+    }
+
     /// Gives the connection back and takes note; fails when nothing has come for too long.
     fn interrupted(&mut self, error: Error) -> Result<()> {
         self.source = None;
+        // What is missing comes as a range, without a checksum.
+        self.is_checked &= self.position == 0;
         let trouble = self.trouble.get_or_insert_with(|| Trouble {
             since: rt::now(),
             backoff: Backoff::new(),
@@ -151,7 +239,7 @@ impl BodyReader {
         };
         let request = GetRequest {
             id: self.id.clone(),
-            range: Some(ByteRange::new(self.position, self.end)),
+            range: (!self.is_checked).then(|| ByteRange::new(self.position, self.end)),
             if_match: Some(self.etag.clone()),
             version_id: self.version_id.clone(),
         };

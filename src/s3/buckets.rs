@@ -8,16 +8,31 @@ use super::types::BucketEntry;
 use crate::base::error::{ErrorKind, Result};
 use crate::telemetry::RequestClass;
 use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
+use std::time::Duration;
 
 /// Its buckets are created without naming the region (S3 API, CreateBucket).
 const CLASSIC_REGION: &str = "us-east-1";
+/// How long it is tried to reach an endpoint that never answered.
+const FIRST_PATIENCE: Duration = Duration::from_secs(3);
 
 impl Client {
     pub async fn list_buckets(&self) -> Result<Vec<BucketEntry>> {
+        self.list_buckets_within(None).await
+    }
+
+    /// As [`Self::first_head_bucket`].
+    pub async fn first_list_buckets(&self) -> Result<Vec<BucketEntry>> {
+        self.list_buckets_within(Some(FIRST_PATIENCE)).await
+    }
+
+    async fn list_buckets_within(&self, patience: Option<Duration>) -> Result<Vec<BucketEntry>> {
         let mut buckets = Vec::new();
         let mut token: Option<String> = None;
         loop {
-            let call = Call::on_bucket("ListBuckets", RequestClass::Other, "");
+            let call = Call {
+                patience,
+                ..Call::on_bucket("ListBuckets", RequestClass::Other, "")
+            };
             let output = self
                 .inner
                 .run(&call, |sdk| {
@@ -45,7 +60,20 @@ impl Client {
 
     /// NotFound: no such bucket; Denied: it may exist.
     pub async fn head_bucket(&self, bucket: &str) -> Result<()> {
-        let call = Call::on_bucket("HeadBucket", RequestClass::Other, bucket);
+        self.head_bucket_within(bucket, None).await
+    }
+
+    /// The same while somebody waits for the first answer of all: an endpoint that cannot be reached is given up after a few
+    /// attempts.
+    pub async fn first_head_bucket(&self, bucket: &str) -> Result<()> {
+        self.head_bucket_within(bucket, Some(FIRST_PATIENCE)).await
+    }
+
+    async fn head_bucket_within(&self, bucket: &str, patience: Option<Duration>) -> Result<()> {
+        let call = Call {
+            patience,
+            ..Call::on_bucket("HeadBucket", RequestClass::Other, bucket)
+        };
         self.inner
             .run(&call, |sdk| {
                 let request = sdk.head_bucket().bucket(bucket);

@@ -392,7 +392,7 @@ fn clock_message(server_date: Option<&str>) -> String {
     let ours = humantime::format_rfc3339_seconds(rt::wall_clock());
     match server_date.and_then(parse_http_date) {
         Some(theirs) => format!(
-            "this machine's clock is wrong: it says {ours}, the server's says {}",
+            "this machine's clock is wrong: it says {ours}, the server's says {}; requests are refused until it is set",
             humantime::format_rfc3339_seconds(theirs)
         ),
         None => format!("this machine's clock ({ours}) is too far from the server's"),

@@ -22,7 +22,7 @@ use crate::base::segments::Segments;
 use crate::rt;
 use crate::telemetry::RequestClass;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::types::{ChecksumAlgorithm, MetadataDirective, StorageClass, TaggingDirective};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, MetadataDirective, StorageClass, TaggingDirective};
 use base64::Engine;
 use md5::Digest;
 use std::future::Future;
@@ -82,7 +82,9 @@ impl Client {
         // Resuming is pinned to the version id only where the caller asked by it.
         let (etag, version_id) = (opened.info.version.etag.clone(), request.version_id.clone());
         let (id, range) = (request.id.clone(), opened.range);
-        let body = BodyReader::new(self.clone(), id, etag, version_id, range, opened.source);
+        let is_whole = request.range.is_none();
+        let body =
+            BodyReader::new(self.clone(), id, etag, version_id, range, opened.source).checked(is_whole);
         Ok(GetReply {
             info: opened.info,
             range,
@@ -108,6 +110,8 @@ impl Client {
                     .bucket(&*id.bucket)
                     .key(&*id.key)
                     .set_range(request.range.map(convert::range_header))
+                    // Stored checksums are those of whole objects.
+                    .set_checksum_mode(request.range.is_none().then_some(ChecksumMode::Enabled))
                     .set_if_match(request.if_match.as_ref().map(ETag::quoted))
                     .set_version_id(request.version_id.as_deref().map(str::to_owned));
                 async move { get.send().await.map_err(Failure::from) }

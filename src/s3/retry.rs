@@ -49,6 +49,8 @@ pub(super) struct Call<'a> {
     pub key: Option<&'a str>,
     /// When the work that this request is part of last got ahead; `None`: now.
     pub since: Option<rt::Instant>,
+    /// Somebody waits for the first answer of all: an endpoint that cannot be reached is given up after this time.
+    pub patience: Option<Duration>,
 }
 
 impl<'a> Call<'a> {
@@ -68,6 +70,7 @@ impl<'a> Call<'a> {
             bucket,
             key: None,
             since: None,
+            patience: None,
         }
     }
 
@@ -202,7 +205,11 @@ impl Inner {
             };
             let delay = backoff.next_delay();
             let is_enough = attempts >= LEAST_ATTEMPTS || failure.status.is_none();
-            if is_enough && since.elapsed() + delay >= self.stall_timeout {
+            let limit = call
+                .patience
+                .filter(|_| matches!(kind, ErrorKind::Network | ErrorKind::TimedOut))
+                .unwrap_or(self.stall_timeout);
+            if is_enough && since.elapsed() + delay >= limit {
                 return Err(call.complete(failure.into_error(kind, call.operation, attempts)));
             }
             tracing::debug!(

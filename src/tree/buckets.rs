@@ -12,9 +12,12 @@ use crate::s3::types::BucketEntry;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+type Buckets = Result<Arc<Vec<BucketEntry>>>;
+
 #[derive(Default)]
 pub struct BucketCache {
-    listed: Mutex<Option<(Arc<Vec<BucketEntry>>, Instant)>>,
+    /// Also that it may not be listed.
+    listed: Mutex<Option<(Buckets, Instant)>>,
     /// Names that were asked for one by one, and whether they exist.
     asked: Mutex<BTreeMap<String, (bool, Instant)>>,
 }
@@ -37,12 +40,18 @@ impl Tree {
         if let Some((buckets, at)) = cached
             && self.is_fresh(at)
         {
-            return Ok(buckets);
+            return buckets;
         }
-        let buckets = Arc::new(self.client.list_buckets().await?);
-        let entry = Some((buckets.clone(), rt::now()));
-        *self.buckets.listed.lock().unwrap_or_else(PoisonError::into_inner) = entry;
-        Ok(buckets)
+        let buckets = self.client.list_buckets().await.map(Arc::new);
+        let is_answer = buckets
+            .as_ref()
+            .err()
+            .is_none_or(|error| error.kind() == ErrorKind::Denied);
+        if is_answer {
+            let entry = Some((buckets.clone(), rt::now()));
+            *self.buckets.listed.lock().unwrap_or_else(PoisonError::into_inner) = entry;
+        }
+        buckets
     }
 
     pub(super) async fn lookup_bucket(&self, name: &str) -> Result<Option<Node>> {

@@ -163,9 +163,15 @@ impl Tree {
         self.table().unpin(ino);
     }
 
-    /// The kernel was told of the inode once more.
-    pub fn count_lookup(&self, ino: Ino) {
-        self.table().count_lookup(ino);
+    /// The kernel is told of the inode once more. False when there is no such inode (any more).
+    pub fn count_lookup(&self, ino: Ino) -> bool {
+        self.table().count_lookup(ino)
+    }
+
+    /// How many inodes are known.
+    #[must_use]
+    pub fn inode_count(&self) -> usize {
+        self.table().inode_count()
     }
 
     /// Looks at the inode's object now, whatever is remembered.

@@ -3,6 +3,7 @@
 //! Answered from the first of these that knows: files that only this mount has; the directory's listing; what an
 //! earlier look at the same object said; the bucket. The bucket is asked for the object and for keys below it at
 //! once; a directory in which several names were asked for is listed instead, so that the next ones cost nothing.
+//! Where listing is not allowed, objects are still found by their names.
 
 use super::node::{DirectoryPlace, Ino, Kind, Link, Node, Place};
 use super::table::Seen;
@@ -148,7 +149,7 @@ impl Tree {
         name: &str,
         resolved: &Resolved,
     ) -> Result<Option<Node>> {
-        if self.heat.touch(directory) && self.list_small(directory).await? {
+        if self.heat.touch(directory) && self.list_small(directory).await.or_else(unless_denied)? {
             match self.listings.answer(directory, name) {
                 Answer::Present(listed, at) => return self.settle_listed(directory, name, listed, at).await,
                 Answer::Absent(_) => return Ok(None),
@@ -161,18 +162,26 @@ impl Tree {
             .as_ref()
             .filter(|file| !self.table().is_hidden(&object_id(directory, file)));
         let asked_at = rt::now();
-        let (object, below) = tokio::try_join!(self.look_for_object(directory, file), async {
-            match &resolved.directory {
-                Some(key) => {
-                    self.look_for_directory(&DirectoryPlace {
-                        bucket: directory.bucket.clone(),
-                        key: key.clone(),
-                    })
-                    .await
-                }
-                None => Ok(None),
+        let (object, below) = tokio::join!(
+            self.look_for_object(directory, file),
+            self.look_for_directory_named(directory, resolved)
+        );
+        let (object, below) = match (object, below) {
+            (Ok(object), Err(denied)) if denied.kind() == ErrorKind::Denied => (object, None),
+            // Who may not list is not told either that an object is not there. A path can only be walked if what may be
+            // a directory is taken for one.
+            (Err(object), Err(denied))
+                if object.kind() == ErrorKind::Denied && denied.kind() == ErrorKind::Denied =>
+            {
+                let key = resolved.directory.clone().filter(|key| !key.is_partial());
+                let place = key.map(|key| DirectoryPlace {
+                    bucket: directory.bucket.clone(),
+                    key,
+                });
+                (None, Some(place.ok_or(object)?))
             }
-        })?;
+            (object, below) => (object?, below?),
+        };
         let link = Link {
             parent: directory.clone(),
             name: name.into(),
@@ -187,6 +196,21 @@ impl Tree {
             return Ok(None);
         }
         Ok(Some(self.settle_info(&id, link, &info, asked_at)))
+    }
+
+    async fn look_for_directory_named(
+        &self,
+        directory: &DirectoryPlace,
+        resolved: &Resolved,
+    ) -> Result<Option<DirectoryPlace>> {
+        let Some(key) = &resolved.directory else {
+            return Ok(None);
+        };
+        let place = DirectoryPlace {
+            bucket: directory.bucket.clone(),
+            key: key.clone(),
+        };
+        self.look_for_directory(&place).await
     }
 
     async fn look_for_object(
@@ -406,6 +430,14 @@ impl Tree {
         self.table()
             .settle_directory(place, Some(link), seen_at, rt::wall_clock())
             .clone()
+    }
+}
+
+/// A listing that may not be had is no reason not to look at a name.
+fn unless_denied(error: Error) -> Result<bool> {
+    match error.kind() {
+        ErrorKind::Denied => Ok(false),
+        _ => Err(error),
     }
 }
 

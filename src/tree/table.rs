@@ -227,10 +227,16 @@ impl Table {
         self.reap(ino);
     }
 
-    pub fn count_lookup(&mut self, ino: Ino) {
-        if let Some(node) = self.nodes.get_mut(&ino) {
-            node.lookups += 1;
-        }
+    /// False when the inode is gone.
+    pub fn count_lookup(&mut self, ino: Ino) -> bool {
+        let node = self.nodes.get_mut(&ino);
+        node.map(|node| node.lookups += 1).is_some()
+    }
+
+    /// How many inodes there are.
+    #[must_use]
+    pub fn inode_count(&self) -> usize {
+        self.nodes.len()
     }
 
     pub fn forget(&mut self, ino: Ino, count: u64) {

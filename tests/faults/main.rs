@@ -88,10 +88,10 @@ fn kinds() -> Vec<Kind> {
             Fault::StallBody { after_bytes: 10 },
             Demand::Success,
         ),
-        // Only where the answer is XML: other bytes in the body of a GET under the right ETag and length cannot be told
-        // from the right ones, as ranged answers carry no checksum.
+        // Not HEAD, whose answer has no body: its length would be believed.
         Kind {
             requests: &[
+                Request::Get,
                 Request::List,
                 Request::Copy,
                 Request::CreateUpload,
@@ -99,6 +99,23 @@ fn kinds() -> Vec<Kind> {
                 Request::Complete,
             ],
             ..once("no XML", Fault::MalformedXml, Demand::Honesty)
+        },
+    ]
+}
+
+/// Bytes that change under way, the length and everything else staying as it was: only a checksum tells, and only answers
+/// with whole objects carry one. `at_bytes`: which byte of each.
+fn changed_bytes(at_bytes: u64) -> Vec<Kind> {
+    let fault = Fault::FlipByte { at_bytes };
+    vec![
+        Kind {
+            requests: &[Request::Get],
+            ..once("a changed byte", fault.clone(), Demand::Success)
+        },
+        Kind {
+            requests: &[Request::Get],
+            for_ever: true,
+            ..once("changed bytes for ever", fault, Demand::Honesty)
         },
     ]
 }
@@ -335,10 +352,14 @@ fn try_all(scenarios: &[Scenario]) {
 }
 
 fn try_kinds(scenarios: &[Scenario], wanted: impl Fn(&Kind) -> bool) {
+    try_each(scenarios, || kinds().into_iter().filter(&wanted).collect());
+}
+
+fn try_each(scenarios: &[Scenario], kinds: impl Fn() -> Vec<Kind>) {
     let only = std::env::var("PAILFS_FAULTS_ONLY").ok();
     let mut failures = Vec::new();
     for scenario in scenarios {
-        for kind in kinds().into_iter().filter(&wanted) {
+        for kind in kinds() {
             let name = format!("{}, {}", scenario.name, kind.name);
             if only.as_ref().is_some_and(|only| !name.contains(only)) {
                 continue;
@@ -395,4 +416,19 @@ fn changing_names_survives_every_failed_request() {
 #[test]
 fn reading_survives_every_failed_request() {
     try_all(&scenarios::reading());
+}
+
+#[test]
+fn a_byte_that_changes_on_its_way_is_noticed_in_small_files() {
+    for at_bytes in [0, 1_000, 90_000] {
+        try_each(&[scenarios::read_of(100_000)], || changed_bytes(at_bytes));
+    }
+    // Larger than what is held back until its checksum is known: noticed, at the latest by its last byte.
+    let honest = |kind: Kind| Kind {
+        demand: Demand::Honesty,
+        ..kind
+    };
+    try_each(&[scenarios::read_of(700_000)], || {
+        changed_bytes(650_000).into_iter().map(honest).collect()
+    });
 }

@@ -259,6 +259,20 @@ pub fn names() -> Vec<Scenario> {
     ]
 }
 
+/// Reads one file of that length.
+pub fn read_of(len: usize) -> Scenario {
+    let content = pattern(len, 3);
+    let expected = content.clone();
+    scenario("read", &[("f", &content)], &[("f", &content)], move |driver| {
+        let expected = expected.clone();
+        Box::pin(async move {
+            let found = driver.read_file("f").await?;
+            same(&found, &expected, "the file");
+            Ok(())
+        })
+    })
+}
+
 pub fn reading() -> Vec<Scenario> {
     let files: Vec<(String, Vec<u8>)> = (0..20)
         .map(|number| {
@@ -274,16 +288,8 @@ pub fn reading() -> Vec<Scenario> {
         .map(|(key, bytes)| (key.as_str(), bytes.as_slice()))
         .collect();
     let medium = pattern(700_000, 3);
-    let expected = medium.clone();
     vec![
-        scenario("read", &[("f", &medium)], &[("f", &medium)], move |driver| {
-            let expected = expected.clone();
-            Box::pin(async move {
-                let found = driver.read_file("f").await?;
-                same(&found, &expected, "the file");
-                Ok(())
-            })
-        }),
+        read_of(medium.len()),
         scenario("list and read", &entries, &entries, move |driver| {
             let files = files.clone();
             Box::pin(async move {

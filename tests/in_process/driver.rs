@@ -401,18 +401,17 @@ impl Driver {
         let mut names = BTreeMap::new();
         let mut offset = 0;
         loop {
-            let entries = self
-                .fs
-                .read_directory(handle, offset, ENTRIES_AT_ONCE, with_attributes)
-                .await;
-            let entries = entries.map_err(|error| self.failed(&error))?;
+            let entries = self.fs.read_directory(handle, offset, with_attributes).await;
+            let mut entries = entries.map_err(|error| self.failed(&error))?;
+            let sent = entries.len().min(ENTRIES_AT_ONCE);
+            self.fs.sent_entries(handle, &entries, sent);
+            entries.truncate(sent);
             let Some(last) = entries.last() else {
                 return Ok(names);
             };
             offset = last.next_offset;
             for entry in entries {
                 if entry.attr.is_some() {
-                    self.fs.tree().count_lookup(entry.ino);
                     self.keep(entry.ino);
                 }
                 if entry.name != "." && entry.name != ".." {

@@ -53,7 +53,9 @@ fn wrong_buckets_and_keys_are_said_at_once(store: &Store) {
     store.mount().keys("pailfs", "wrong").fail_to_start().fails(4, "");
     store.mount().keys("nobody", "wrong").fail_to_start().fails(4, "");
     let unreachable = MountBuilder::new("http://127.0.0.1:9", Some("s3://bucket".into()));
-    unreachable.fail_to_start().fails(1, "connection refused");
+    let said = unreachable.fail_to_start();
+    said.fails(1, "connection refused");
+    said.fails(1, "the endpoint http://127.0.0.1:9 cannot be reached");
 }
 
 fn what_the_mount_point_must_be(store: &Store) {

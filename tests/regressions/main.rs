@@ -4,6 +4,7 @@
 mod in_process;
 
 mod closes;
+mod listings;
 mod moves;
 mod names;
 mod silence;
