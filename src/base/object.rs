@@ -70,6 +70,13 @@ impl ETag {
     pub fn is_one_part(&self) -> bool {
         self.0.ends_with("-1")
     }
+
+    /// True for the tag of a multipart upload: a plain copy of the object gets another one.
+    #[must_use]
+    pub fn is_of_parts(&self) -> bool {
+        let parts = self.0.rsplit_once('-').map(|(_, parts)| parts);
+        parts.is_some_and(|parts| !parts.is_empty() && parts.bytes().all(|byte| byte.is_ascii_digit()))
+    }
 }
 
 impl fmt::Display for ETag {
@@ -176,6 +183,8 @@ mod tests {
         assert_eq!(ETag::new("W/\"abc\"").quoted(), "\"abc\"");
         assert!(ETag::new("\"abc-1\"").is_one_part());
         assert!(!ETag::new("\"abc-11\"").is_one_part());
+        assert!(ETag::new("\"abc-11\"").is_of_parts());
+        assert!(!ETag::new("abc").is_of_parts() && !ETag::new("abc-d1").is_of_parts());
     }
 
     #[test]

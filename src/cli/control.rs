@@ -21,7 +21,7 @@ use crate::cli::system::mounts::Way;
 use crate::rt;
 use serde::{Deserialize, Serialize};
 use std::os::fd::IntoRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -77,6 +77,9 @@ enum Reply {
 #[derive(Debug)]
 pub struct ControlServer {
     path: PathBuf,
+    /// Device and inode of our socket. Device numbers of mounts are used again at once, so a newer mount's socket may have
+    /// the path by the time that this one ends.
+    identity: Option<(u64, u64)>,
     accepting: rt::JoinHandle<()>,
     /// Closed when nobody owes an answer any more.
     answering: mpsc::Receiver<()>,
@@ -101,6 +104,7 @@ impl ControlServer {
         let accepting = rt::spawn(accept(listener, requests, owes_answer));
         Ok(Self {
             path: path.to_owned(),
+            identity: identity_of(path),
             accepting,
             answering,
         })
@@ -118,8 +122,16 @@ impl ControlServer {
 impl Drop for ControlServer {
     fn drop(&mut self) {
         self.accepting.abort();
-        let _absent_already = std::fs::remove_file(&self.path);
+        if self.identity.is_some() && identity_of(&self.path) == self.identity {
+            let _absent_already = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+fn identity_of(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path)
+        .ok()
+        .map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 async fn accept(
@@ -381,6 +393,19 @@ mod tests {
         server.finish().await;
         assert!(!path.exists());
         (result.expect("in time"), seen)
+    }
+
+    #[tokio::test]
+    async fn an_ending_server_leaves_the_socket_of_a_newer_mount() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("run/0-52.sock");
+        let start = || ControlServer::start(&path, mpsc::channel(1).0).expect("listens");
+        let older = start();
+        let newer = start();
+        older.finish().await;
+        assert!(path.exists());
+        newer.finish().await;
+        assert!(!path.exists());
     }
 
     /// `request_unmount` through a proxy that closes after the last line, as the end of a daemon's process does.

@@ -88,6 +88,8 @@ pub struct Tree {
     walks: walks::Walks,
     /// A listing has shown a checksum algorithm, so an object without the mark was not written by a tool of ours.
     algorithms_seen: AtomicBool,
+    /// Copies do not have the ETags of what they are copies of.
+    copies_change_tags: AtomicBool,
     /// A listing has shown a key that ends in `_$folder$`.
     legacy_markers_seen: AtomicBool,
     /// Another tool's attributes were seen on an unmarked object: marks prove nothing here.
@@ -112,6 +114,7 @@ impl Tree {
         Arc::new(Self {
             client,
             algorithms_seen: AtomicBool::new(settings.listings_show_algorithms),
+            copies_change_tags: AtomicBool::new(false),
             legacy_markers_seen: AtomicBool::new(false),
             foreign_attributes_seen: AtomicBool::new(false),
             table: Mutex::new(Table::new(root, rt::now(), rt::wall_clock())),

@@ -3,7 +3,10 @@
 //! Difficulties:
 //! 1. A rename is a conditional server-side copy and a conditional delete; on 412 it looks again, a few times.
 //! 2. A lost reply of the copy: the destination is looked at; the copy of one version is the same whoever made it.
-//! 3. Objects over the limit of one copy, and symlinks (whose ETag is their mark), are copied as multipart uploads.
+//! 3. Whether an object is the copy of a version: equal ETags say so, but copies of objects that were uploaded in parts have
+//!    others, and so has every copy in an encrypted bucket. The transaction in the metadata says it then; an object of
+//!    another tool, which has none, gets one by which its copy is recognised ([`transaction_of_copy`]).
+//! 4. Objects over the limit of one copy, and symlinks (whose ETag is their mark), are copied as multipart uploads.
 
 use super::Tree;
 use crate::base::attributes::{Attributes, TRANSACTION};
@@ -14,6 +17,7 @@ use crate::base::object::{ByteRange, Condition, ETag, ObjectId, ObjectInfo, Vers
 use crate::base::segments::Segments;
 use crate::s3::types::{CompleteRequest, CopyRequest, GetRequest, PutRequest, UploadId, UploadedPart};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use std::sync::atomic::Ordering;
 
 const MAX_LOOKS: u32 = 5;
 /// Copies and deletes that run at once in a directory rename.
@@ -136,10 +140,16 @@ impl Tree {
         condition: Condition,
     ) -> Result<Version> {
         let too_large = source.size_bytes > UploadLimits::S3.max_part_bytes;
-        if source.etag.is_one_part() || too_large {
-            let info = self.client.head(from).await?;
+        let mut headers = None;
+        if source.etag.is_of_parts() || self.copies_change_tags.load(Ordering::Relaxed) || too_large {
+            let mut info = self.client.head(from).await?;
             if info.version.etag != source.etag {
                 return Err(Error::new(ErrorKind::PreconditionFailed, "the source was replaced").on(from));
+            }
+            if !info.headers.metadata.contains_key(TRANSACTION) {
+                let transaction = transaction_of_copy(&source.etag);
+                info.headers.metadata.insert(TRANSACTION.to_owned(), transaction);
+                headers = Some(info.headers.clone());
             }
             if too_large || is_symlink(&info) {
                 let copied = if too_large {
@@ -162,10 +172,15 @@ impl Tree {
             size_bytes: source.size_bytes,
             to: to.clone(),
             condition: condition.clone(),
-            headers: None,
+            headers,
         };
         match self.client.copy(&request).await {
-            Ok(version) => Ok(version),
+            Ok(version) => {
+                if version.etag != source.etag && !source.etag.is_of_parts() {
+                    self.copies_change_tags.store(true, Ordering::Relaxed);
+                }
+                Ok(version)
+            }
             Err(error) if error.kind() == ErrorKind::Ambiguous => self.settle_copy(&request).await,
             Err(error) => Err(error),
         }
@@ -394,12 +409,18 @@ pub(super) fn is_marker_trouble(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotEmpty)
 }
 
-/// Same bytes; or same size and same metadata, the transaction of the upload that wrote it included.
+/// True when `copy` was made of exactly this version.
 pub(super) fn is_copy(source: &ObjectInfo, copy: &ObjectInfo) -> bool {
-    copy.version.size_bytes == source.version.size_bytes
-        && copy.headers == source.headers
-        && source.headers.metadata.contains_key(TRANSACTION)
-        || copy.version.etag == source.version.etag
+    let transaction = copy.headers.metadata.get(TRANSACTION);
+    let is_carried_over = copy.headers == source.headers && transaction.is_some();
+    let was_given = transaction.is_some_and(|given| *given == transaction_of_copy(&source.version.etag));
+    copy.version.etag == source.version.etag
+        || copy.version.size_bytes == source.version.size_bytes && (is_carried_over || was_given)
+}
+
+/// What the copy of an object without a transaction carries as its own.
+fn transaction_of_copy(source: &ETag) -> String {
+    format!("copy-of-{source}")
 }
 
 fn is_symlink(info: &ObjectInfo) -> bool {

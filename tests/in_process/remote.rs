@@ -6,7 +6,7 @@ use pailfs::base::checksum::Crc32c;
 use pailfs::base::error::ErrorKind;
 use pailfs::base::object::{Condition, ObjectHeaders, ObjectId, ObjectInfo};
 use pailfs::embedded::Store;
-use pailfs::s3::types::{GetRequest, ListRequest, PutRequest};
+use pailfs::s3::types::{CompleteRequest, GetRequest, ListRequest, PutRequest};
 use pailfs::s3::{Client, ClientOptions};
 use pailfs::telemetry::Metrics;
 use std::collections::BTreeMap;
@@ -60,6 +60,36 @@ impl Remote {
         self.runtime
             .block_on(self.client.put(&request))
             .expect("an object is put");
+    }
+
+    /// As most tools put what is large: in parts.
+    pub fn put_in_parts(&self, key: &str, parts: &[&[u8]]) {
+        let id = ObjectId::new(BUCKET, key);
+        self.runtime.block_on(async {
+            let upload = self
+                .client
+                .create_upload(&id, &ObjectHeaders::default())
+                .await
+                .expect("an upload");
+            let mut uploaded = Vec::new();
+            for (number, part) in (1..).zip(parts) {
+                let bytes = bytes::Bytes::copy_from_slice(part);
+                let sent = self
+                    .client
+                    .upload_part(&id, &upload, number, bytes.into(), Crc32c::of(part))
+                    .await;
+                uploaded.push(sent.expect("a part"));
+            }
+            let request = CompleteRequest {
+                id,
+                upload,
+                size_bytes: parts.iter().map(|part| part.len() as u64).sum(),
+                parts: uploaded,
+                checksum: None,
+                condition: Condition::None,
+            };
+            self.client.complete_upload(&request).await.expect("completed");
+        });
     }
 
     pub fn delete(&self, key: &str) {

@@ -3,13 +3,18 @@
 use crate::support::command::bash;
 use crate::support::mount::{MountBuilder, Place};
 use crate::support::store::Store;
+use pailfs::embedded::{Fault, When};
 use std::fs;
 
 crate::on_each_store!(
     a_prefix_is_a_filesystem_of_its_own,
     wrong_buckets_and_keys_are_said_at_once
 );
-crate::on_the_embedded_store!(what_the_mount_point_must_be, options_as_mount_passes_them);
+crate::on_the_embedded_store!(
+    what_the_mount_point_must_be,
+    options_as_mount_passes_them,
+    a_wrong_clock_is_said_at_once
+);
 
 fn a_prefix_is_a_filesystem_of_its_own(store: &Store) {
     store.bucket.put("some/prefix/file", "inside");
@@ -56,6 +61,16 @@ fn wrong_buckets_and_keys_are_said_at_once(store: &Store) {
     let said = unreachable.fail_to_start();
     said.fails(1, "connection refused");
     said.fails(1, "the endpoint http://127.0.0.1:9 cannot be reached");
+}
+
+fn a_wrong_clock_is_said_at_once(store: &Store) {
+    let skewed = When::any().for_ever();
+    store
+        .server()
+        .faults()
+        .inject(skewed, Fault::Answer("RequestTimeTooSkewed"));
+    store.mount().fail_to_start().fails(1, "clock");
+    store.mount_all_buckets().fail_to_start().fails(1, "clock");
 }
 
 fn what_the_mount_point_must_be(store: &Store) {

@@ -2,7 +2,7 @@
 
 use super::{bytes_of, world_with};
 use crate::in_process::{Mount, Options, World};
-use pailfs::embedded::{Fault, Operation, When};
+use pailfs::embedded::{Fault, Operation, Quirks, When};
 use std::time::Duration;
 
 fn rename(mount: &Mount) -> Result<(), i32> {
@@ -96,6 +96,64 @@ fn the_same_rename_again_finishes_what_could_not_be_deleted() {
     mount.crash();
     world.mount().crash();
     assert_eq!(world.remote.keys(), ["d", "e/a", "e/b"]);
+}
+
+/// A directory with an object whose copy has another ETag, as another tool put it.
+fn world_of_parts() -> (World, Mount) {
+    let (world, mount) = world_of(&["a"]);
+    world
+        .remote
+        .put_in_parts("d/large", &[&vec![7; 5 << 20], b"the last part"]);
+    let info = world.remote.get("d/large").expect("there").info;
+    assert!(info.version.etag.is_of_parts() && info.headers.metadata.is_empty());
+    (world, mount)
+}
+
+#[test]
+fn copies_with_other_tags_are_recognised_when_a_rename_is_asked_for_again() {
+    let (world, mount) = world_of_parts();
+    let refused = When::on(Operation::Delete).for_ever();
+    world
+        .store
+        .faults()
+        .inject(refused, Fault::Answer("AccessDenied"));
+    assert_eq!(rename(&mount), Err(libc::EACCES));
+    world.store.faults().clear();
+    rename(&mount).expect("renamed");
+    assert_eq!(world.remote.keys(), ["e/a", "e/large"]);
+}
+
+#[test]
+fn copies_with_other_tags_are_recognised_by_the_next_mount() {
+    for is_encrypted in [false, true] {
+        let (world, mount) = world_of_parts();
+        world.store.set_quirks(Quirks {
+            opaque_etags: is_encrypted,
+            ..Quirks::default()
+        });
+        let silent = When::on(Operation::Delete).key("d/large").for_ever();
+        world.store.faults().inject(silent, Fault::Stall);
+        let patience = Duration::from_secs(3);
+        let cut_off = mount.run_for("rename", patience, mount.driver.rename("d", "e", false));
+        assert_eq!(cut_off, None);
+        mount.crash();
+        world.store.faults().clear();
+        world.mount().crash();
+        assert_eq!(world.remote.keys(), ["e/a", "e/large"], "{is_encrypted}");
+    }
+}
+
+#[test]
+fn a_lost_reply_to_the_copy_of_such_an_object_is_resolved() {
+    let (world, mount) = world_of_parts();
+    world
+        .store
+        .faults()
+        .inject(When::on(Operation::Copy).key("large"), Fault::LoseReply);
+    let moved = mount.driver.rename("d/large", "large", true);
+    mount.run("rename", moved).expect("renamed");
+    rename(&mount).expect("renamed");
+    assert_eq!(world.remote.keys(), ["e/a", "large"]);
 }
 
 #[test]

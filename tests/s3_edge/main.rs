@@ -591,3 +591,34 @@ async fn requests_are_unsigned_when_asked_to_be() {
     );
     assert_eq!(header(&peer.seen()[0], "authorization"), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_never_answered_is_given_up_after_a_few_attempts() {
+    let refusals = || (0..100).map(|_| Step::Refuse);
+    for answer in [
+        client(&Peer::new(refusals()))
+            .await
+            .first_head_bucket("bucket")
+            .await,
+        client(&Peer::new(refusals()))
+            .await
+            .first_list_buckets()
+            .await
+            .map(drop),
+    ] {
+        let error = answer.expect_err("nobody is there");
+        assert_eq!(error.kind(), ErrorKind::Network);
+        assert!(error.attempts() <= 7, "{error}");
+    }
+    // Later, somebody's work depends on it.
+    let later = client(&Peer::new(refusals())).await.head_bucket("bucket").await;
+    assert!(later.expect_err("nobody is there").attempts() > 10);
+    // An answer that asks to wait is an answer.
+    let busy = (0..12).map(|_| Step::Answer(error("503 Slow Down", "SlowDown")));
+    let peer = Peer::new(busy.chain([Step::Answer(answer("200 OK", "", ""))]));
+    client(&peer)
+        .await
+        .first_head_bucket("bucket")
+        .await
+        .expect("in the end");
+}
