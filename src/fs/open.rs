@@ -185,7 +185,16 @@ impl Fs {
 
     /// Whether an operation that begins now may work with a content that is open already.
     pub(crate) async fn is_newest(&self, node: &Node, open: &OpenFile) -> Result<bool> {
-        Ok(open.file.is_dirty() || node.unlinked || self.is_current(node).await?)
+        if open.file.is_dirty() || node.unlinked {
+            return Ok(true);
+        }
+        // A commit whose news is still on its way: what the bucket has is no surprise. Not while it takes the name of an
+        // unlinked object, which it must be seen to replace.
+        let hides = node.object().and_then(|id| self.tree.hidden_owner(id));
+        if hides.is_none() {
+            self.report_early_commit(node.ino, open);
+        }
+        self.is_current(&self.tree.node(node.ino)?).await
     }
 
     /// True when the kernel's pages of the inode are still right; from now on they are those of the current version.

@@ -129,3 +129,24 @@ fn sending_everything_leaves_unlinked_files_to_their_readers() {
     mount.run("close", driver.close(file)).expect("closed");
     assert_eq!(bytes_of(&world, "f"), None);
 }
+
+#[test]
+fn a_file_can_be_opened_between_its_commit_and_the_news_of_it() {
+    let world = World::new(Options::default());
+    let mount = world.mount();
+    let driver = &mount.driver;
+    let file = open(&mount, "f", libc::O_RDWR | libc::O_CREAT);
+    let data = vec![7; 80 << 20];
+    mount
+        .run("write", driver.write(&file, 0, &data))
+        .expect("written");
+    mount.run("read", driver.read(&file, 20 << 20, 10)).expect("read");
+    assert!(bytes_of(&world, "f").is_some(), "the test needs an early commit");
+    let reader = open(&mount, "f", libc::O_RDONLY);
+    assert_eq!(
+        mount.run("read", driver.read(&reader, 5, 10)).expect("read"),
+        [7; 10]
+    );
+    mount.run("close", driver.close(reader)).expect("closed");
+    mount.run("close", driver.close(file)).expect("closed");
+}
