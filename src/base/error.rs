@@ -78,6 +78,7 @@ struct Details {
     http_status: Option<u16>,
     request_id: Option<String>,
     attempts: u32,
+    is_after_silence: bool,
 }
 
 impl Error {
@@ -91,6 +92,7 @@ impl Error {
             http_status: None,
             request_id: None,
             attempts: 0,
+            is_after_silence: false,
         }))
     }
 
@@ -124,6 +126,13 @@ impl Error {
     #[must_use]
     pub fn with_attempts(mut self, attempts: u32) -> Self {
         self.0.attempts = attempts;
+        self
+    }
+
+    /// The store fell silent. What happened meanwhile may be unknown; that nothing came for so long is known.
+    #[must_use]
+    pub fn after_silence(mut self) -> Self {
+        self.0.is_after_silence = true;
         self
     }
 
@@ -189,6 +198,8 @@ impl Error {
             ErrorKind::Denied => libc::EACCES,
             ErrorKind::Throttled | ErrorKind::Busy => libc::EBUSY,
             ErrorKind::TimedOut => libc::ETIMEDOUT,
+            // What the caller must do is look; what the program is told is why.
+            ErrorKind::Ambiguous if self.0.is_after_silence => libc::ETIMEDOUT,
             ErrorKind::Unsupported => libc::EOPNOTSUPP,
             ErrorKind::Invalid => libc::EINVAL,
             ErrorKind::Exists => libc::EEXIST,
@@ -264,5 +275,14 @@ mod tests {
             "access denied [s3://b/k] code=AccessDenied status=403 request_id=R1 attempts=3"
         );
         assert_eq!(error.errno(), libc::EACCES);
+    }
+
+    #[test]
+    fn an_unknown_outcome_after_silence_is_told_as_a_time_out() {
+        let unknown = || Error::new(ErrorKind::Ambiguous, "sent");
+        assert_eq!(unknown().errno(), libc::EIO);
+        assert_eq!(unknown().after_silence().errno(), libc::ETIMEDOUT);
+        let known = Error::new(ErrorKind::Denied, "refused").after_silence();
+        assert_eq!(known.errno(), libc::EACCES);
     }
 }

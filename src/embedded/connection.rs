@@ -16,6 +16,8 @@ use s3s::{HttpError, S3Error, S3ErrorCode, S3Result, s3_error};
 use std::pin::pin;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+/// In every answer, and in what clients log.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 const READ_BUFFER_BYTES: usize = 1 << 20;
 
 /// Sees every request that is signed correctly, before its body is read.
@@ -88,7 +90,13 @@ async fn before_operation(fault: &Fault) -> S3Result<()> {
 
 fn injected(code: &str) -> S3Error {
     let code = S3ErrorCode::from_bytes(code.as_bytes()).unwrap_or(S3ErrorCode::InternalError);
-    S3Error::with_message(code, "on purpose")
+    let has_status = code.status_code().is_some();
+    let mut error = S3Error::with_message(code, "on purpose");
+    if !has_status {
+        // As S3 answers what other services refuse: `KMS.DisabledException`.
+        error.set_status_code(StatusCode::BAD_REQUEST);
+    }
+    error
 }
 
 impl Store {
@@ -163,6 +171,8 @@ async fn answer(service: S3Service, request: Request<Incoming>) -> Result<Respon
     }
     incoming.drain();
     let (mut parts, mut body) = response.into_parts();
+    let request_id = HeaderValue::try_from(rt::random_id());
+    parts.headers.extend(request_id.map(|id| (REQUEST_ID, id)));
     if fate.has(&Fault::MalformedXml) {
         parts.status = StatusCode::OK;
         body = s3s::Body::from(Bytes::from_static(b"<<< not XML"));

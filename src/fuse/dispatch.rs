@@ -58,8 +58,11 @@ fn log(name: &'static str, error: &Error) {
         | ErrorKind::ReadOnly
         | ErrorKind::NotPermitted
         | ErrorKind::CrossDevice
-        | ErrorKind::Invalid
         | ErrorKind::BadHandle => tracing::debug!(operation = name, errno = error.errno(), "{error}"),
+        // A program's mistake; but one that the store finds is ours or the store's.
+        ErrorKind::Invalid if error.attempts() == 0 => {
+            tracing::debug!(operation = name, errno = error.errno(), "{error}")
+        }
         // The kernel looks the name up again and opens what is there now.
         ErrorKind::Stale if name == "open" => {
             tracing::debug!(operation = name, errno = error.errno(), "{error}")

@@ -8,12 +8,11 @@
 //!
 //! Source of codes: S3 API Reference, "Error responses", "List of error codes".
 
-use super::clock::parse_http_date;
+use super::advice::{Refusal, advise};
 use super::connector::{TransportError, TransportKind, sources};
 use super::credentials::Doubt;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::object::ObjectId;
-use crate::rt;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::{RequestId, RequestIdExt};
@@ -89,9 +88,6 @@ where
         let raw = error.raw_response();
         let status = raw.map(|response| response.status().as_u16());
         let region = raw.and_then(region_of);
-        let skew = raw
-            .and_then(|response| response.headers().get("date"))
-            .map(str::to_owned);
         let (reach, code, message) = match &error {
             SdkError::ServiceError(service) => {
                 let code = service.err().code().map(str::to_owned);
@@ -105,8 +101,16 @@ where
             SdkError::ResponseError(_) => (reach_of_broken_answer(&error), None, all_causes(&error)),
             _ => (reach_without_answer(&error), None, all_causes(&error)),
         };
-        let message = match code.as_deref() {
-            Some("RequestTimeTooSkewed") => clock_message(skew.as_deref()),
+        let message = match reach {
+            Reach::Answered => advise(
+                message,
+                &Refusal {
+                    code: code.as_deref(),
+                    status,
+                    date: raw.and_then(|response| response.headers().get("date")),
+                    region: region.as_deref(),
+                },
+            ),
             _ => message,
         };
         Self {
@@ -200,9 +204,13 @@ impl Failure {
             ErrorKind::Ambiguous => format!("{doing}: sent, and the outcome is not known: {}", self.message),
             _ => format!("{doing}: {}", self.message),
         };
-        Error::new(kind, message)
+        let error = Error::new(kind, message)
             .with_s3(self.code, self.status, self.request_id)
-            .with_attempts(attempts)
+            .with_attempts(attempts);
+        match self.reach {
+            Reach::Sent(TransportKind::Silent) => error.after_silence(),
+            _ => error,
+        }
     }
 
     /// The error of one key, when its request is not tried again.
@@ -388,17 +396,6 @@ fn all_causes(error: &(dyn std::error::Error + 'static)) -> String {
     causes.join(": ")
 }
 
-fn clock_message(server_date: Option<&str>) -> String {
-    let ours = humantime::format_rfc3339_seconds(rt::wall_clock());
-    match server_date.and_then(parse_http_date) {
-        Some(theirs) => format!(
-            "this machine's clock is wrong: it says {ours}, the server's says {}; requests are refused until it is set",
-            humantime::format_rfc3339_seconds(theirs)
-        ),
-        None => format!("this machine's clock ({ours}) is too far from the server's"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -498,11 +495,5 @@ mod tests {
             untrusted.verdict(Replay::Safe),
             Verdict::GiveUp(ErrorKind::Network)
         );
-    }
-
-    #[test]
-    fn a_wrong_clock_is_told_with_both_times() {
-        let message = clock_message(Some("Tue, 01 Jan 2030 00:00:00 GMT"));
-        assert!(message.contains("2030-01-01T00:00:00Z"), "{message}");
     }
 }

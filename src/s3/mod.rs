@@ -14,6 +14,7 @@
 //! 7. Whose requests they are, and keys that are replaced while we run: `credentials`.
 //! 8. Names and values that HTTP or XML cannot carry as they are: `convert`, `list`.
 
+mod advice;
 mod body;
 mod buckets;
 pub mod capabilities;

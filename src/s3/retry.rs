@@ -8,7 +8,7 @@ use super::clock::ServerClock;
 use super::credentials::Identity;
 pub(super) use super::errors::Replay;
 use super::errors::{Failure, Verdict};
-use super::pace::Pace;
+use super::pace::{LARGEST_GAP, Pace};
 use super::regions::{Regions, Way};
 use super::silence;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -158,7 +158,8 @@ impl Inner {
     ///
     /// # Errors
     /// What the last failure means; `Ambiguous` at once when the outcome is unknown and `call` must not be
-    /// repeated; `TimedOut` when no connection became free in time.
+    /// repeated; `TimedOut` when no connection became free in time; `Throttled` when the store wants so few requests that
+    /// this one's turn does not come in time.
     pub(super) async fn run_holding<T, F, Fut>(
         &self,
         call: &Call<'_>,
@@ -174,8 +175,7 @@ impl Inner {
         let mut remedies = Remedies::default();
         let mut attempts = 0;
         loop {
-            self.pace.wait(call.bucket).await;
-            let permit = self.permit(call).await?;
+            let permit = self.turn(call, since).await?;
             let way = self.regions.way_to(call.bucket);
             attempts += 1;
             self.metrics.count_request(call.class);
@@ -282,6 +282,23 @@ impl Inner {
             );
         }
         moved
+    }
+
+    /// Waits for a connection, at the pace that the bucket allows.
+    async fn turn(&self, call: &Call<'_>, since: rt::Instant) -> Result<OwnedSemaphorePermit> {
+        // One gap is never too long to wait.
+        let left = self
+            .stall_timeout
+            .saturating_sub(since.elapsed())
+            .max(LARGEST_GAP);
+        if self.pace.wait(call.bucket, left).await {
+            return self.permit(call).await;
+        }
+        let message = format!(
+            "{}: the store asks for fewer requests, and this one's turn did not come within {:?}",
+            call.operation, self.stall_timeout
+        );
+        Err(call.complete(Error::new(ErrorKind::Throttled, message)))
     }
 
     async fn permit(&self, call: &Call<'_>) -> Result<OwnedSemaphorePermit> {

@@ -19,6 +19,7 @@ mod foreign;
 mod handles;
 mod killed;
 mod large;
+mod log;
 mod programs;
 mod read_only;
 mod starting;
