@@ -89,6 +89,9 @@ pub struct EndpointArgs {
     /// Send requests without a signature, for public buckets
     #[arg(long, help_heading = "Store")]
     pub no_sign_request: bool,
+    /// Pay for requests to buckets whose owners do not
+    #[arg(long, help_heading = "Store")]
+    pub requester_pays: bool,
     /// What the store does with a feature, rather than finding out: NAME=honoured|ignored|refused|unknown; may be repeated
     #[arg(long = "capability", value_name = "NAME=HOW", help_heading = "Store")]
     pub capabilities: Vec<String>,

@@ -58,6 +58,7 @@ fn apply_one(option: &str, args: &mut MountArgs, extra: &mut ExtraOptions) -> Re
         "allow_other" => args.allow_other = true,
         "allow_bucket_changes" => args.allow_bucket_changes = true,
         "no_sign_request" => args.endpoint.no_sign_request = true,
+        "requester_pays" => args.endpoint.requester_pays = true,
         "use_path_request_style" => args.endpoint.path_style = Some(PathStyleArg::Always),
         "default_permissions" => extra.default_permissions = true,
         "foreground" => args.foreground = true,
@@ -201,6 +202,7 @@ fn merge(args: &mut MountArgs, other: MountArgs) {
     args.allow_other |= other.allow_other;
     args.allow_bucket_changes |= other.allow_bucket_changes;
     args.endpoint.no_sign_request |= other.endpoint.no_sign_request;
+    args.endpoint.requester_pays |= other.endpoint.requester_pays;
     fill(&mut args.endpoint.endpoint_url, other.endpoint.endpoint_url);
     fill(&mut args.endpoint.region, other.endpoint.region);
     fill(&mut args.endpoint.profile, other.endpoint.profile);

@@ -12,7 +12,7 @@ use super::clock::ServerClock;
 use super::connector::{Connector, Patience};
 use super::credentials::Identity;
 use super::dial::{Connect, Dialer, Proxies};
-use super::endpoint::{self, Endpoint};
+use super::endpoint::{self, Addressing, Endpoint};
 use super::pace::Pace;
 use super::regions::Regions;
 use super::retry::Inner;
@@ -88,8 +88,6 @@ pub struct ClientOptions {
     pub max_connections: usize,
     /// Pay for requests to buckets of others.
     pub requester_pays: bool,
-    /// Use S3 Transfer Acceleration.
-    pub accelerate: bool,
     /// Never write anything, not even to find out what the endpoint does.
     pub read_only: bool,
     /// Where probe objects are written: ends in `/` or is empty.
@@ -111,7 +109,6 @@ impl Default for ClientOptions {
             stall_timeout: Duration::from_mins(1),
             max_connections: 64,
             requester_pays: false,
-            accelerate: false,
             read_only: false,
             probe_prefix: String::new(),
             capabilities: Capabilities::default(),
@@ -143,7 +140,8 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
     let endpoint = Endpoint::resolve(options.endpoint_url.as_deref(), &shared)?;
     let region = region(&shared, &endpoint).await;
     let (identity, provider) = Identity::establish(&options, &shared, &region, connector).await?;
-    let config = s3_config(&options, &shared, &endpoint);
+    let addressing = Addressing::resolve(&options, &shared, &endpoint).await?;
+    let config = s3_config(&options, &shared, &endpoint, addressing);
     let mut capabilities = if endpoint.is_aws() {
         Capabilities::s3()
     } else {
@@ -256,12 +254,8 @@ fn s3_config(
     options: &ClientOptions,
     shared: &SdkConfig,
     endpoint: &Endpoint,
+    addressing: Addressing,
 ) -> aws_sdk_s3::config::Builder {
-    let path_style = match options.path_style {
-        PathStyle::Auto => !endpoint.is_aws(),
-        PathStyle::Always => true,
-        PathStyle::Never => false,
-    };
     let mut builder = aws_sdk_s3::config::Builder::from(shared)
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::disabled())
@@ -269,11 +263,10 @@ fn s3_config(
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-        .force_path_style(path_style);
+        .force_path_style(addressing.path_style)
+        .accelerate(addressing.accelerate)
+        .use_dual_stack(addressing.dual_stack);
     builder.set_endpoint_url(endpoint.url().map(str::to_owned));
-    if options.accelerate {
-        builder = builder.accelerate(true);
-    }
     if options.requester_pays {
         builder = builder.interceptor(RequesterPays);
     }

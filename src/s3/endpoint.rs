@@ -3,11 +3,15 @@
 //!
 //! 1. An endpoint can be named in many places: an option, `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, a profile, the
 //!    `[services]` section that a profile points to. [`Endpoint::resolve`] asks the SDK's own configuration.
-//! 2. What is taken for AWS is believed to honour every condition; on any other store that loses updates. A host of Amazon's
+//! 2. How buckets become host names is said there too, in settings that the SDK does not read: [`Addressing`].
+//! 3. What is taken for AWS is believed to honour every condition; on any other store that loses updates. A host of Amazon's
 //!    is not S3 yet: a load balancer or a machine there may serve anything ([`is_aws_host`]).
 
+use super::config::{ClientOptions, PathStyle};
+use super::credentials::read_profiles;
 use crate::base::error::{Error, ErrorKind, Result};
 use aws_config::SdkConfig;
+use aws_config::profile::ProfileSet;
 use aws_types::service_config::ServiceConfigKey;
 
 const AWS: &str = "aws";
@@ -84,6 +88,76 @@ pub(super) fn check(url: &str) -> Result<()> {
          AWS_ENDPOINT_URL or the profile"
     );
     Err(Error::new(ErrorKind::Invalid, message))
+}
+
+/// How buckets become host names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Addressing {
+    pub path_style: bool,
+    pub accelerate: bool,
+    pub dual_stack: bool,
+}
+
+impl Addressing {
+    /// Options, then the environment, then the profile: its own settings, and those below its `s3 =`, which are the AWS
+    /// CLI's ("AWS CLI S3 Configuration").
+    ///
+    /// # Errors
+    /// `Invalid` for what cannot be combined.
+    pub(super) async fn resolve(
+        options: &ClientOptions,
+        shared: &SdkConfig,
+        endpoint: &Endpoint,
+    ) -> Result<Self> {
+        let of_s3 = match read_profiles(options.profile.as_deref()).await {
+            Ok(profiles) => move |name: &str| nested(&profiles, name),
+            Err(error) => {
+                tracing::warn!(%error, "S3 settings of the profile are not used");
+                return Ok(Self::combine(options, shared, endpoint, |_| None));
+            }
+        };
+        let combined = Self::combine(options, shared, endpoint, of_s3);
+        if combined.accelerate && (combined.path_style || shared.use_fips() == Some(true)) {
+            let message = "S3 Transfer Acceleration (use_accelerate_endpoint) can be combined neither with path style nor with \
+                           FIPS endpoints";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        Ok(combined)
+    }
+
+    fn combine(
+        options: &ClientOptions,
+        shared: &SdkConfig,
+        endpoint: &Endpoint,
+        of_s3: impl Fn(&str) -> Option<String>,
+    ) -> Self {
+        let is_on = |value: Option<String>| value.is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        let path_style = match (options.path_style, of_s3("addressing_style").as_deref()) {
+            (PathStyle::Always, _) | (PathStyle::Auto, Some("path")) => true,
+            (PathStyle::Never, _) | (PathStyle::Auto, Some("virtual")) => false,
+            (PathStyle::Auto, _) => !endpoint.is_aws(),
+        };
+        // Both name hosts of AWS, so an endpoint that is named leaves no room for them.
+        let is_free = endpoint.url().is_none();
+        let variable = std::env::var("AWS_S3_USE_ACCELERATE_ENDPOINT").ok();
+        let accelerate = variable.or_else(|| of_s3("use_accelerate_endpoint"));
+        let dual_stack = shared
+            .use_dual_stack()
+            .unwrap_or_else(|| is_on(of_s3("use_dualstack_endpoint")));
+        Self {
+            path_style,
+            accelerate: is_free && is_on(accelerate),
+            dual_stack: is_free && dual_stack,
+        }
+    }
+}
+
+/// A setting below the profile's `s3 =`.
+fn nested(profiles: &ProfileSet, name: &str) -> Option<String> {
+    let settings = profiles.get("s3")?.lines();
+    let mut settings = settings.filter_map(|line| line.split_once('='));
+    let (_, value) = settings.find(|(found, _)| found.trim().eq_ignore_ascii_case(name))?;
+    Some(value.trim().to_owned())
 }
 
 fn is_aws_host(url: &str) -> bool {

@@ -195,3 +195,28 @@ async fn keys_that_were_given_are_all_there_are() {
     assert_eq!(kind(&written), Some(ErrorKind::Denied));
     assert_eq!(peer.seen().len(), 1);
 }
+
+#[test]
+fn keys_in_the_environment_sign_nothing_that_is_to_be_unsigned() {
+    alone(|home| {
+        home.credentials(&keys("default", "OF-FILE", "t"));
+        set(&[
+            ("AWS_ACCESS_KEY_ID", "OF-ENVIRONMENT"),
+            ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ]);
+        paused(async {
+            let refusal = error("403 Forbidden", "InvalidAccessKeyId");
+            let peer = Peer::new([Step::Answer(object("x")), Step::Answer(refusal)]);
+            let options = ClientOptions {
+                no_sign_request: true,
+                ..searching(None)
+            };
+            let client = client_with(&peer, options).await;
+            assert_eq!(read(&client, None).await.expect("public"), "x");
+            assert_eq!(kind(&read(&client, None).await), Some(ErrorKind::Denied));
+            for head in peer.seen() {
+                assert_eq!(header(&head, "authorization"), None);
+            }
+        });
+    });
+}

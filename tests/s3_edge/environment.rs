@@ -4,8 +4,8 @@ use crate::alone::{alone, paused, set};
 use crate::peer::{Peer, Step, header};
 use crate::{client_with, kind, object, ok_put, options, put, read};
 use pailfs::base::error::ErrorKind;
-use pailfs::base::object::Condition;
-use pailfs::s3::{Capabilities, Client, ClientOptions, Feature, Support};
+use pailfs::base::object::{Condition, ObjectId};
+use pailfs::s3::{Capabilities, Client, ClientOptions, Feature, PathStyle, Support};
 use std::sync::Arc;
 
 /// Nothing is said on the command line.
@@ -122,4 +122,133 @@ fn an_endpoint_of_the_environment_is_spoken_to_in_path_style() {
             }
         });
     });
+}
+
+/// The address of an object, which is where requests go.
+fn address(options: ClientOptions) -> String {
+    paused(async { client_of(options).await.addresses("bucket").await })
+        .expect("an address")
+        .of("key")
+}
+
+#[test]
+fn fips_and_dual_stack_endpoints_are_used_where_the_environment_says_so() {
+    alone(|home| {
+        home.config("[profile both]\nuse_fips_endpoint = true\nuse_dualstack_endpoint = true\n");
+        let of_profile = ClientOptions {
+            profile: Some("both".into()),
+            ..unsaid()
+        };
+        let both = "https://bucket.s3-fips.dualstack.us-east-1.amazonaws.com/key";
+        assert_eq!(address(of_profile), both);
+        let plain = "https://bucket.s3.us-east-1.amazonaws.com/key";
+        assert_eq!(address(unsaid()), plain);
+        set(&[("AWS_USE_FIPS_ENDPOINT", "true")]);
+        let fips = "https://bucket.s3-fips.us-east-1.amazonaws.com/key";
+        assert_eq!(address(unsaid()), fips);
+        set(&[("AWS_USE_DUALSTACK_ENDPOINT", "true")]);
+        assert_eq!(address(unsaid()), both);
+        set(&[("AWS_USE_FIPS_ENDPOINT", "false")]);
+        let dual_stack = "https://bucket.s3.dualstack.us-east-1.amazonaws.com/key";
+        assert_eq!(address(unsaid()), dual_stack);
+        let named = ClientOptions {
+            endpoint_url: Some("http://storage.test".into()),
+            ..unsaid()
+        };
+        assert_eq!(
+            address(named),
+            "http://storage.test/bucket/key",
+            "a named store has its own addresses"
+        );
+        set(&[("AWS_USE_DUALSTACK_ENDPOINT", "false")]);
+        assert_eq!(address(unsaid()), plain);
+    });
+}
+
+#[test]
+fn settings_below_s3_of_a_profile_decide_the_address() {
+    alone(|home| {
+        home.config(
+            "[profile fast]\ns3 =\n  max_concurrent_requests = 20\n  use_accelerate_endpoint = true\n\
+             [profile both]\ns3 =\n  use_accelerate_endpoint = true\n  use_dualstack_endpoint = true\n\
+             [profile path]\ns3 =\n  addressing_style = path\n\
+             [profile virtual]\nendpoint_url = http://storage.test\ns3 =\n  addressing_style = virtual\n  \
+             use_accelerate_endpoint = true\n",
+        );
+        let of = |profile: &str| ClientOptions {
+            profile: Some(profile.to_owned()),
+            ..unsaid()
+        };
+        assert_eq!(
+            address(of("fast")),
+            "https://bucket.s3-accelerate.amazonaws.com/key"
+        );
+        let both = "https://bucket.s3-accelerate.dualstack.amazonaws.com/key";
+        assert_eq!(address(of("both")), both);
+        assert_eq!(
+            address(of("path")),
+            "https://s3.us-east-1.amazonaws.com/bucket/key"
+        );
+        assert_eq!(address(of("virtual")), "http://bucket.storage.test/key");
+        let contradiction = ClientOptions {
+            path_style: PathStyle::Always,
+            ..of("fast")
+        };
+        let made = paused(Client::connect(contradiction, Arc::default()));
+        assert_eq!(kind(&made.map(drop)), Some(ErrorKind::Invalid));
+        set(&[("AWS_S3_USE_ACCELERATE_ENDPOINT", "false")]);
+        let plain = "https://bucket.s3.us-east-1.amazonaws.com/key";
+        assert_eq!(address(of("fast")), plain, "a variable wins over the profile");
+        set(&[("AWS_S3_USE_ACCELERATE_ENDPOINT", "true")]);
+        assert_eq!(
+            address(unsaid()),
+            "https://bucket.s3-accelerate.amazonaws.com/key"
+        );
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_pays_is_in_every_request_and_signed() {
+    for requester_pays in [true, false] {
+        let peer = Peer::new([Step::Answer(object("x")), Step::Answer(ok_put())]);
+        let options = ClientOptions {
+            requester_pays,
+            ..options()
+        };
+        let client = client_with(&peer, options).await;
+        read(&client, None).await.expect("read");
+        put(&client, Condition::Absent).await.expect("written");
+        for head in peer.seen() {
+            let expected = requester_pays.then_some("requester");
+            assert_eq!(header(&head, "x-amz-request-payer"), expected);
+            let signed = header(&head, "authorization").expect("signed");
+            assert_eq!(signed.contains("x-amz-request-payer"), requester_pays, "{signed}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn buckets_in_two_regions_are_each_asked_in_their_own() {
+    let elsewhere = crate::answer("301 Moved Permanently", "x-amz-bucket-region: eu-north-1\r\n", "");
+    let there = || Step::Answer(object(""));
+    let peer = Peer::new([there(), Step::Answer(elsewhere), there(), there(), there()]);
+    let client = client_with(&peer, options()).await;
+    for bucket in ["near", "far", "near", "far"] {
+        let id = ObjectId::new(bucket, "key");
+        client.head(&id).await.expect("there");
+    }
+    let asked: Vec<(bool, bool)> = peer
+        .seen()
+        .iter()
+        .map(|head| (head.contains(" /near/"), head.contains("/us-east-1/s3/")))
+        .collect();
+    // Far is asked at home once.
+    let expected = [
+        (true, true),
+        (false, true),
+        (false, false),
+        (true, true),
+        (false, false),
+    ];
+    assert_eq!(asked, expected);
 }

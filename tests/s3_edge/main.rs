@@ -2,8 +2,10 @@
 //! and what every kind of failure becomes. Time is paused: waiting costs nothing, and every wait ends.
 
 mod alone;
+mod connections;
 mod credentials;
 mod environment;
+mod hosts;
 mod peer;
 
 use bytes::Bytes;
@@ -148,20 +150,33 @@ async fn what_was_certainly_not_applied_is_sent_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_reply_of_a_conditional_write_is_ambiguous_at_once() {
+    const EIO: i32 = 5;
+    const ETIMEDOUT: i32 = 110;
     let losses = [
-        Step::AnswerAndBreak(Vec::new()),
-        Step::AnswerAndHang(Vec::new()),
-        Step::Answer(error("500 Internal Server Error", "InternalError")),
-        Step::Answer(answer("502 Bad Gateway", "", "")),
-        Step::AnswerAndBreak(b"HTTP/1.1 200 OK\r\ncontent-le".to_vec()),
+        (Step::AnswerAndBreak(Vec::new()), EIO),
+        (Step::AnswerAndHang(Vec::new()), ETIMEDOUT),
+        (
+            Step::AnswerAndHang(b"HTTP/1.1 200 OK\r\ncontent-le".to_vec()),
+            ETIMEDOUT,
+        ),
+        (
+            Step::Answer(error("500 Internal Server Error", "InternalError")),
+            EIO,
+        ),
+        (Step::Answer(answer("502 Bad Gateway", "", "")), EIO),
+        (
+            Step::AnswerAndBreak(b"HTTP/1.1 200 OK\r\ncontent-le".to_vec()),
+            EIO,
+        ),
     ];
-    for loss in losses {
+    for (loss, errno) in losses {
         let peer = Peer::new([loss]);
         let client = client(&peer).await;
         let written = put(&client, Condition::Absent).await;
         assert_eq!(kind(&written), Some(ErrorKind::Ambiguous), "{written:?}");
         assert_eq!(peer.seen().len(), 1);
         let error = written.expect_err("just seen");
+        assert_eq!(error.errno(), errno, "{error}");
         assert_eq!(
             (error.bucket(), error.key(), error.attempts()),
             (Some("bucket"), Some("key"), 1)
