@@ -54,6 +54,8 @@ pub enum ErrorKind {
     NotPermitted,
     CrossDevice,
     BadHandle,
+    /// lseek(2) for data, or a hole, behind the last.
+    NoData,
     TooLarge,
     TooManyLinks,
     /// A local file of ours (spool, record) failed with this errno.
@@ -212,6 +214,7 @@ impl Error {
             ErrorKind::NotPermitted => libc::EPERM,
             ErrorKind::CrossDevice => libc::EXDEV,
             ErrorKind::BadHandle => libc::EBADF,
+            ErrorKind::NoData => libc::ENXIO,
             ErrorKind::TooLarge => libc::EFBIG,
             ErrorKind::TooManyLinks => libc::EMLINK,
             ErrorKind::LocalIo(errno) => errno,

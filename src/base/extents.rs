@@ -16,6 +16,40 @@ use std::collections::BTreeMap;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChunkId(pub u64);
 
+/// Names an object version that bytes of one file come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceId(pub u32);
+
+impl SourceId {
+    /// The version that the file is based on. All others are of objects that were copied from.
+    pub const BASE: Self = Self(0);
+}
+
+/// A place in an object version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceAt {
+    pub source: SourceId,
+    pub offset: u64,
+}
+
+impl SourceAt {
+    #[must_use]
+    pub fn base(offset: u64) -> Self {
+        Self {
+            source: SourceId::BASE,
+            offset,
+        }
+    }
+
+    #[must_use]
+    pub fn advanced(self, by: u64) -> Self {
+        Self {
+            offset: self.offset + by,
+            ..self
+        }
+    }
+}
+
 /// Where the bytes of an extent are; offsets are those of the extent's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
@@ -25,8 +59,8 @@ pub enum Backing {
     Spool { offset: u64 },
     /// Only in a part of the running upload, where they cannot be read.
     Part { number: u32, offset: u64 },
-    /// In the object version that the file is based on.
-    Source { offset: u64 },
+    /// In an object version.
+    Source(SourceAt),
     /// Never written: zeroes.
     Zero,
 }
@@ -45,7 +79,7 @@ impl Backing {
                 number,
                 offset: offset + by,
             },
-            Self::Source { offset } => Self::Source { offset: offset + by },
+            Self::Source(at) => Self::Source(at.advanced(by)),
             Self::Zero => Self::Zero,
         }
     }
@@ -98,7 +132,7 @@ impl ExtentMap {
     /// The map of an unchanged object version of this size.
     #[must_use]
     pub fn of_source(size_bytes: u64) -> Self {
-        Self::whole(size_bytes, Backing::Source { offset: 0 }, 0)
+        Self::whole(size_bytes, Backing::Source(SourceAt::base(0)), 0)
     }
 
     /// One extent from the beginning to `size_bytes`.
@@ -245,11 +279,7 @@ impl ExtentMap {
     pub fn dirty_ranges(&self) -> Vec<ByteRange> {
         let mut runs: Vec<ByteRange> = Vec::new();
         for extent in self.iter() {
-            if extent.backing
-                == (Backing::Source {
-                    offset: extent.range.start,
-                })
-            {
+            if extent.backing == Backing::Source(SourceAt::base(extent.range.start)) {
                 continue;
             }
             match runs.last_mut() {
@@ -386,7 +416,7 @@ mod tests {
         assert_eq!(map.dirty_ranges(), vec![bytes(40, 60), bytes(100, 120)]);
         assert_eq!(
             map.at(70).map(|extent| extent.backing),
-            Some(Backing::Source { offset: 60 })
+            Some(Backing::Source(SourceAt::base(60)))
         );
     }
 
@@ -438,7 +468,7 @@ mod tests {
         #[test]
         fn it_equals_a_map_that_names_every_byte(script in steps(), source in 0..50u64) {
             let mut map = ExtentMap::of_source(source);
-            let mut oracle: Vec<Cell> = (0..source).map(|offset| (Backing::Source { offset }, 0)).collect();
+            let mut oracle: Vec<Cell> = (0..source).map(|offset| (Backing::Source(SourceAt::base(offset)), 0)).collect();
             let mut generation = 1;
             for (number, step) in script.into_iter().enumerate() {
                 match step {
@@ -477,7 +507,7 @@ mod tests {
                         map.settle(generation - 1);
                         for (position, cell) in oracle.iter_mut().enumerate() {
                             if cell.1 < generation {
-                                *cell = (Backing::Source { offset: position as u64 }, 0);
+                                *cell = (Backing::Source(SourceAt::base(position as u64)), 0);
                             }
                         }
                     }

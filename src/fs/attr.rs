@@ -204,6 +204,8 @@ impl Fs {
             return Ok(());
         };
         let _change = open.change.lock().await;
+        // The copy may have another tag.
+        open.file.settle_copies().await?;
         // A commit that was running may have changed what is known.
         let node = &self.tree.node(node.ino)?;
         let Some(base) = open.file.base_etag() else {

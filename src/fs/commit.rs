@@ -187,6 +187,7 @@ impl Fs {
         };
         let deferred = old.deferred_delete.clone().lock_owned().await;
         if deferred.is_some() {
+            old.file.settle_copies().await?;
             old.file.keep_local().await?;
         }
         Ok(Some(Displacing {

@@ -16,7 +16,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::limits::{KIB, MIB};
 use crate::base::names::{self, FileRule};
 use crate::base::object::{ByteRange, ObjectHeaders, ObjectId};
-use crate::object::file::{Creation, File};
+use crate::object::file::{Creation, File, Hold};
 use crate::object::reader::{ReadStream, Reader};
 use crate::rt;
 use crate::s3::GetReply;
@@ -106,6 +106,19 @@ impl Drop for Claim {
         // Without a runtime the mount is over.
         if !self.open.is_in_use() && rt::Handle::try_current().is_ok() {
             self.fs.unused_content(self.ino, &self.open);
+        }
+    }
+}
+
+/// A claim that may be given up while locks of files are held.
+struct HeldClaim(Option<Claim>);
+
+impl Drop for HeldClaim {
+    fn drop(&mut self) {
+        let claim = self.0.take();
+        // Without a runtime the mount is over.
+        if rt::Handle::try_current().is_ok() {
+            rt::spawn(async move { drop(claim) });
         }
     }
 }
@@ -393,6 +406,11 @@ impl Fs {
         files.get(&ino).map(|open| self.claim_of(ino, open))
     }
 
+    /// Keeps the content of an inode, and the object that it is of, until nobody copies from it any more.
+    pub(crate) fn hold(self: &Arc<Self>, ino: Ino) -> Hold {
+        Arc::new(HeldClaim(self.claim(ino)))
+    }
+
     /// By holders of the lock on all contents.
     fn claim_of(self: &Arc<Self>, ino: Ino, open: &Arc<OpenFile>) -> Claim {
         open.users.fetch_add(1, Ordering::SeqCst);
@@ -576,6 +594,9 @@ impl Fs {
             open.closed.notify_waiters();
             if !open.is_in_use() {
                 self.last_close(ino, &open).await;
+            } else if open.file.is_dirty() {
+                // Only files that copy from it need it still.
+                self.commit_later(ino);
             }
         }
         self.tree.unpin(ino);

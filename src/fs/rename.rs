@@ -128,6 +128,7 @@ impl Fs {
         if let Some((ino, replaced)) = &replaced {
             self.report_early_commit(*ino, replaced);
             if replaced.is_in_use() {
+                replaced.file.settle_copies().await?;
                 replaced.file.keep_local().await?;
             }
         }
@@ -173,6 +174,9 @@ impl Fs {
             && open.file.is_dirty()
         {
             self.commit_locked(node.ino, open).await?;
+        }
+        if let Some(open) = open {
+            open.file.settle_copies().await?;
         }
         let expected = self.tree.node(node.ino)?.version;
         let condition = if no_replace {
@@ -311,8 +315,11 @@ impl Fs {
     async fn commit_below(self: &Arc<Self>, directory: &DirectoryPlace) -> Result<()> {
         for (_, ino) in self.tree.known_below(directory) {
             let open = self.files().get(&ino).cloned();
-            if let Some(open) = open.filter(|open| open.file.is_dirty()) {
-                self.commit(ino, &open).await?;
+            if let Some(open) = open {
+                open.file.settle_copies().await?;
+                if open.file.is_dirty() {
+                    self.commit(ino, &open).await?;
+                }
             }
         }
         Ok(())

@@ -58,6 +58,7 @@ fn log(name: &'static str, error: &Error) {
         | ErrorKind::ReadOnly
         | ErrorKind::NotPermitted
         | ErrorKind::CrossDevice
+        | ErrorKind::NoData
         | ErrorKind::BadHandle => tracing::debug!(operation = name, errno = error.errno(), "{error}"),
         // A program's mistake; but one that the store finds is ours or the store's.
         ErrorKind::Invalid if error.attempts() == 0 => {

@@ -9,9 +9,10 @@ use crate::fs::readdir::DirectoryEntry;
 use crate::fs::{Caller, Fs, Kind, Node};
 use crate::rt::Handle;
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
-    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request,
+    TimeOrNow, WriteFlags,
 };
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -345,6 +346,61 @@ impl Filesystem for Handlers {
                 reply.written(written as u32);
                 keep_buffer(buffer);
             }
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _ino_in: INodeNo,
+        from: FileHandle,
+        from_offset: u64,
+        _ino_out: INodeNo,
+        to: FileHandle,
+        to_offset: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let fs = self.fs.clone();
+        let operation = async move { fs.copy_range((from.0, from_offset), (to.0, to_offset), len).await };
+        self.run("copy_file_range", operation, |result| match result {
+            Ok(copied) => reply.written(copied as u32),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        let operation = async move { fs.allocate(handle.0, offset, length, mode).await };
+        self.empty("fallocate", operation, reply);
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let fs = self.fs.clone();
+        // The kernel asks for nothing but data and holes.
+        let data = whence == libc::SEEK_DATA;
+        let operation = async move { fs.seek_data_or_hole(handle.0, offset.max(0) as u64, data) };
+        self.run("lseek", operation, |result| match result {
+            Ok(found) => reply.offset(found as i64),
             Err(errno) => reply.error(errno),
         });
     }

@@ -7,7 +7,8 @@
 //! 4. The bytes of one request, wherever they are: [`body`].
 //! 5. Commits: one at a time, shared by those who wait, with lost replies resolved and conflicts kept: [`commit`], [`keep`].
 //! 6. Appends of many writers, which all survive: [`appends`].
-//! 7. Memory for others: what is in parts is given up at once, the rest goes to the spool in the background: [`relief`].
+//! 7. Copies from other files, which move no data: [`copies`].
+//! 8. Memory for others: what is in parts is given up at once, the rest goes to the spool in the background: [`relief`].
 //!
 //! Locks: `state` is held for moments only. `committing` is held by whatever may replace the base version; `spooling` by
 //! whoever writes to the spool file, so that a place in it is chosen and filled by one at a time.
@@ -16,6 +17,7 @@ mod appends;
 mod body;
 mod chunks;
 mod commit;
+mod copies;
 mod keep;
 mod one_shot;
 mod relief;
@@ -37,6 +39,7 @@ use crate::plan::parts::UploadPolicy;
 use crate::rt;
 use crate::s3::Client;
 use crate::spool::{RecordId, RecordedBase, Spool, SpoolFile, UnsentFile};
+pub use copies::Hold;
 use state::{Base, Persisted, Source, State, Written};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -91,6 +94,8 @@ pub struct File {
     committing: Arc<tokio::sync::Mutex<()>>,
     appending: tokio::sync::Mutex<()>,
     spooling: tokio::sync::Mutex<()>,
+    /// Files that copy from this one's version.
+    copies: Mutex<Vec<Weak<File>>>,
     parts_changed: Notify,
 }
 
@@ -142,7 +147,7 @@ impl File {
         let mut state = State::new(id.clone(), headers, attributes, context.client.server_time());
         state.map = ExtentMap::of_source(reader.version().size_bytes);
         state.base = Base::Known(reader.version().clone());
-        state.source = Some(Source { id, reader });
+        state.source = Some(Source::of(id, reader));
         Self::with_state(context, state)
     }
 
@@ -204,6 +209,7 @@ impl File {
             committing: Arc::default(),
             appending: tokio::sync::Mutex::default(),
             spooling: tokio::sync::Mutex::default(),
+            copies: Mutex::default(),
             parts_changed: Notify::new(),
         })
     }
@@ -330,10 +336,10 @@ impl File {
                     Some(file) => Next::Spool { file, offset, len },
                     None => Next::Gone,
                 }),
-                Backing::Source { offset } => Some(match &state.source {
+                Backing::Source(at) => Some(match state.source_of(at.source) {
                     Some(source) => Next::Source {
                         reader: source.reader.clone(),
-                        offset,
+                        offset: at.offset,
                         len,
                     },
                     None => Next::Gone,

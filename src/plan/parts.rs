@@ -1,4 +1,4 @@
-//! The cheapest correct upload of a file: which bytes are sent, which the store copies from the version it has.
+//! The cheapest correct upload of a file: which bytes are sent, which the store copies from versions it has.
 //!
 //! Difficulties, and who solves each:
 //! 1. A part that is not the last has a minimum length (5 MiB on S3), and so has a copied one: short changed runs grow
@@ -10,8 +10,10 @@
 //! 4. Small files: one PUT beats several requests; but not where a copy saves more bytes than that ([`REQUESTS_WORTH_BYTES`]).
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::extents::{SourceAt, SourceId};
 use crate::base::limits::{MIB, UploadLimits};
 use crate::base::object::ByteRange;
+use std::collections::BTreeMap;
 
 /// A multipart upload is several requests more than a PUT: it must save this much moved data to be worth it.
 const REQUESTS_WORTH_BYTES: u64 = 4 * MIB;
@@ -20,9 +22,12 @@ const REQUESTS_WORTH_BYTES: u64 = 4 * MIB;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     pub range: ByteRange,
-    /// The offset in the base version whose bytes these are; `None` for bytes that only this machine has, and zeroes.
-    pub source_offset: Option<u64>,
+    /// The object version whose bytes these are; `None` for bytes that only this machine has, and zeroes.
+    pub source: Option<SourceAt>,
 }
+
+/// The size in bytes of each version that bytes come from.
+pub type SourceSizes = BTreeMap<SourceId, u64>;
 
 /// A part that was sent already, and stays as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +54,8 @@ pub struct UploadPolicy {
 pub enum PartContent {
     /// Sent from here.
     Send,
-    /// Copied by the store from this range of the base version.
-    Copy(ByteRange),
+    /// Copied by the store from this range of an object version.
+    Copy(SourceId, ByteRange),
     /// In the upload already.
     Sent,
 }
@@ -64,8 +69,8 @@ pub struct PlannedPart {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// The content is that of the base version.
-    Nothing,
+    /// The content is that of this version.
+    Copy(SourceId),
     /// One PUT of everything.
     Put,
     Multipart(Vec<PlannedPart>),
@@ -73,14 +78,14 @@ pub enum Plan {
 
 /// Plans the upload of a file of which `runs` are all bytes, in order and without holes.
 ///
-/// `base_bytes` is the size of the base version (`None`: there is none, and no run names it). `sent` are parts to
-/// keep, in order; each is at least as long as the shortest part allowed.
+/// `sizes` has the size in bytes of each version that a run names, and of the base version if there is one. `sent` are parts
+/// to keep, in order; each is at least as long as the shortest part allowed.
 ///
 /// # Errors
 /// `TooLarge` when no upload within the limits holds the file, or not with the parts in `sent` kept.
 pub fn plan_upload(
     runs: &[Run],
-    base_bytes: Option<u64>,
+    sizes: &SourceSizes,
     sent: &[SentPart],
     policy: &UploadPolicy,
 ) -> Result<Plan> {
@@ -89,14 +94,15 @@ pub fn plan_upload(
     if size_bytes > policy.limits.max_object_bytes {
         return Err(too_large(size_bytes));
     }
-    let unchanged = runs.iter().all(|run| run.source_offset == Some(run.range.start));
-    if sent.is_empty() && unchanged && base_bytes == Some(size_bytes) {
-        return Ok(Plan::Nothing);
+    if let Some(source) = whole_source(&runs, sizes).filter(|_| sent.is_empty()) {
+        return Ok(Plan::Copy(source));
     }
     if size_bytes == 0 {
         return Ok(Plan::Put);
     }
-    let copies = base_bytes.is_some_and(|bytes| bytes > policy.limits.min_copy_source_bytes);
+    let all = runs;
+    let runs = as_copyable(&all, sizes, &policy.limits);
+    let copies = runs.iter().any(|run| run.source.is_some());
     if sent.is_empty() && size_bytes <= policy.max_put_bytes && !copies {
         return Ok(Plan::Put);
     }
@@ -107,7 +113,7 @@ pub fn plan_upload(
         let numbers = (part.number.saturating_sub(1)).saturating_sub(last_number);
         let gap = ByteRange::new(planned_to, part.range.start);
         number_parts(
-            plan_gap(&runs, gap, false, copies, numbers, policy)?,
+            plan_gap(&runs, gap, false, numbers, policy)?,
             last_number,
             &mut parts,
         );
@@ -122,33 +128,50 @@ pub fn plan_upload(
     let numbers = policy.limits.max_parts - last_number;
     let gap = ByteRange::new(planned_to, size_bytes.max(planned_to));
     number_parts(
-        plan_gap(&runs, gap, true, copies, numbers, policy)?,
+        plan_gap(&runs, gap, true, numbers, policy)?,
         last_number,
         &mut parts,
     );
-    if sent.is_empty() && size_bytes <= policy.max_put_bytes && put_is_cheaper(&runs, &parts) {
+    if sent.is_empty() && size_bytes <= policy.max_put_bytes && put_is_cheaper(&all, &parts) {
         return Ok(Plan::Put);
     }
     Ok(Plan::Multipart(in_two_parts_at_least(parts, &policy.limits)))
 }
 
+/// The version whose content these runs are, from its beginning to its end.
+fn whole_source(runs: &[Run], sizes: &SourceSizes) -> Option<SourceId> {
+    let (at, size_bytes) = match runs {
+        [] => (SourceAt::base(0), 0),
+        [only] => (only.source?, only.range.end),
+        _ => return None,
+    };
+    (at.offset == 0 && sizes.get(&at.source) == Some(&size_bytes)).then_some(at.source)
+}
+
+/// The runs with a source only where a range of it can be copied.
+fn as_copyable(runs: &[Run], sizes: &SourceSizes, limits: &UploadLimits) -> Vec<Run> {
+    let is_copyable = |at: &SourceAt| {
+        sizes
+            .get(&at.source)
+            .is_some_and(|bytes| *bytes > limits.min_copy_source_bytes)
+    };
+    runs.iter()
+        .map(|run| Run {
+            range: run.range,
+            source: run.source.filter(is_copyable),
+        })
+        .collect()
+}
+
 /// The parts that copy a whole version of `size_bytes` (more than one part's minimum): for an object too large for one
 /// copy request.
 #[must_use]
-pub fn plan_whole_copy(size_bytes: u64, policy: &UploadPolicy) -> Vec<PlannedPart> {
+pub fn plan_whole_copy(source: SourceId, size_bytes: u64, policy: &UploadPolicy) -> Vec<PlannedPart> {
     let whole = [Run {
         range: ByteRange::new(0, size_bytes),
-        source_offset: Some(0),
+        source: Some(SourceAt { source, offset: 0 }),
     }];
-    let pieces = plan_gap(
-        &whole,
-        whole[0].range,
-        true,
-        true,
-        policy.limits.max_parts,
-        policy,
-    )
-    .unwrap_or_default();
+    let pieces = plan_gap(&whole, whole[0].range, true, policy.limits.max_parts, policy).unwrap_or_default();
     let mut parts = Vec::new();
     number_parts(pieces, 0, &mut parts);
     parts
@@ -168,7 +191,7 @@ fn joined(runs: &[Run]) -> Vec<Run> {
         match joined.last_mut() {
             Some(last)
                 if last.range.end == run.range.start
-                    && last.source_offset.map(|offset| offset + last.range.len()) == run.source_offset =>
+                    && last.source.map(|at| at.advanced(last.range.len())) == run.source =>
             {
                 last.range.end = run.range.end;
             }
@@ -210,10 +233,10 @@ fn in_two_parts_at_least(mut parts: Vec<PlannedPart>, limits: &UploadLimits) -> 
         );
         first.range.end = middle;
         second.range.start = middle;
-        if let PartContent::Copy(source) = only.content {
-            let cut = source.start + first.range.len();
-            first.content = PartContent::Copy(ByteRange::new(source.start, cut));
-            second.content = PartContent::Copy(ByteRange::new(cut, source.end));
+        if let PartContent::Copy(source, from) = only.content {
+            let cut = from.start + first.range.len();
+            first.content = PartContent::Copy(source, ByteRange::new(from.start, cut));
+            second.content = PartContent::Copy(source, ByteRange::new(cut, from.end));
         }
         parts = vec![first, second];
     }
@@ -237,7 +260,7 @@ fn moved_bytes(run: &Run, within: ByteRange) -> u64 {
         .end
         .min(within.end)
         .saturating_sub(run.range.start.max(within.start));
-    if run.source_offset.is_some() { 2 * len } else { len }
+    if run.source.is_some() { 2 * len } else { len }
 }
 
 /// How long parts are made, and how short an unchanged run may be to be worth a part of its own.
@@ -271,7 +294,6 @@ fn plan_gap(
     runs: &[Run],
     gap: ByteRange,
     is_last: bool,
-    copies: bool,
     numbers: u32,
     policy: &UploadPolicy,
 ) -> Result<Vec<Piece>> {
@@ -288,12 +310,7 @@ fn plan_gap(
     };
     loop {
         let short_end = if is_last { gap.end } else { u64::MAX };
-        let mut segments = segments_of(
-            &runs,
-            copies.then_some(scale.min_copied_run_bytes),
-            short_end,
-            &policy.limits,
-        );
+        let mut segments = segments_of(&runs, scale.min_copied_run_bytes, short_end, &policy.limits);
         grow_short_runs(&mut segments, short_end, &policy.limits);
         let pieces = pieces_of(&segments, &scale, short_end, &policy.limits);
         let lawful = pieces
@@ -313,37 +330,29 @@ fn clipped(run: &Run, within: ByteRange) -> Option<Run> {
     let end = run.range.end.min(within.end);
     (start < end).then(|| Run {
         range: ByteRange::new(start, end),
-        source_offset: run.source_offset.map(|offset| offset + (start - run.range.start)),
+        source: run.source.map(|at| at.advanced(start - run.range.start)),
     })
 }
 
-/// A stretch that is sent (`source_offset` is `None`) or copied.
+/// A stretch that is sent (`source` is `None`) or copied.
 type Segment = Run;
 
-/// Joins what is to be sent. An unchanged run is copied if it is at least `min_copied_bytes` long (`None`: nothing is);
-/// at the very end a shorter one is too, if what stands before it needs no growing.
-fn segments_of(
-    runs: &[Run],
-    min_copied_bytes: Option<u64>,
-    short_end: u64,
-    limits: &UploadLimits,
-) -> Vec<Segment> {
+/// Joins what is to be sent. An unchanged run is copied if it is at least `min_copied_bytes` long; at the very end a shorter one is too, if what stands before it needs no growing.
+fn segments_of(runs: &[Run], min_copied_bytes: u64, short_end: u64, limits: &UploadLimits) -> Vec<Segment> {
     let mut segments: Vec<Segment> = Vec::new();
     for run in runs {
         let before_is_long = segments
             .last()
             .is_none_or(|before| before.range.len() >= limits.min_part_bytes);
-        let copied = run.source_offset.is_some()
-            && min_copied_bytes.is_some_and(|min_bytes| {
-                run.range.len() >= min_bytes
-                    || (min_bytes == limits.min_part_bytes && run.range.end == short_end && before_is_long)
-            });
+        let is_at_end = min_copied_bytes == limits.min_part_bytes && run.range.end == short_end;
+        let copied =
+            run.source.is_some() && (run.range.len() >= min_copied_bytes || (is_at_end && before_is_long));
         match segments.last_mut() {
-            Some(last) if !copied && last.source_offset.is_none() => last.range.end = run.range.end,
+            Some(last) if !copied && last.source.is_none() => last.range.end = run.range.end,
             _ if copied => segments.push(*run),
             _ => segments.push(Segment {
                 range: run.range,
-                source_offset: None,
+                source: None,
             }),
         }
     }
@@ -356,7 +365,7 @@ fn grow_short_runs(segments: &mut Vec<Segment>, short_end: u64, limits: &UploadL
     let mut index = 0;
     while index < segments.len() {
         let segment = segments[index];
-        if segment.source_offset.is_some() || segment.range.len() >= min || segment.range.end == short_end {
+        if segment.source.is_some() || segment.range.len() >= min || segment.range.end == short_end {
             index += 1;
             continue;
         }
@@ -392,7 +401,7 @@ fn grow_short_runs(segments: &mut Vec<Segment>, short_end: u64, limits: &UploadL
 
 fn shorten_front(segment: &mut Segment, by: u64) {
     segment.range.start += by;
-    segment.source_offset = segment.source_offset.map(|offset| offset + by);
+    segment.source = segment.source.map(|at| at.advanced(by));
 }
 
 /// Makes the segments at `index` and `index + 1` one sent segment, joined with sent neighbours; returns its index.
@@ -400,16 +409,16 @@ fn swallow(segments: &mut Vec<Segment>, index: usize) -> usize {
     let next = segments.remove(index + 1);
     segments[index] = Segment {
         range: ByteRange::new(segments[index].range.start, next.range.end),
-        source_offset: None,
+        source: None,
     };
     if segments
         .get(index + 1)
-        .is_some_and(|after| after.source_offset.is_none())
+        .is_some_and(|after| after.source.is_none())
     {
         let after = segments.remove(index + 1);
         segments[index].range.end = after.range.end;
     }
-    if index > 0 && segments[index - 1].source_offset.is_none() {
+    if index > 0 && segments[index - 1].source.is_none() {
         let joined = segments.remove(index);
         segments[index - 1].range.end = joined.range.end;
         return index - 1;
@@ -420,7 +429,7 @@ fn swallow(segments: &mut Vec<Segment>, index: usize) -> usize {
 fn pieces_of(segments: &[Segment], scale: &Scale, short_end: u64, limits: &UploadLimits) -> Vec<Piece> {
     let mut pieces = Vec::new();
     for segment in segments {
-        let piece_bytes = if segment.source_offset.is_some() {
+        let piece_bytes = if segment.source.is_some() {
             scale.copy_part_bytes
         } else {
             scale.part_bytes
@@ -437,9 +446,9 @@ fn pieces_of(segments: &[Segment], scale: &Scale, short_end: u64, limits: &Uploa
             } else {
                 start + piece_bytes
             };
-            let content = segment.source_offset.map_or(PartContent::Send, |offset| {
-                let from = offset + (start - segment.range.start);
-                PartContent::Copy(ByteRange::new(from, from + (end - start)))
+            let content = segment.source.map_or(PartContent::Send, |at| {
+                let from = at.advanced(start - segment.range.start).offset;
+                PartContent::Copy(at.source, ByteRange::new(from, from + (end - start)))
             });
             pieces.push(Piece {
                 range: ByteRange::new(start, end),
@@ -468,15 +477,19 @@ mod tests {
     fn local(start: u64, end: u64) -> Run {
         Run {
             range: ByteRange::new(start, end),
-            source_offset: None,
+            source: None,
         }
     }
 
     fn clean(start: u64, end: u64) -> Run {
         Run {
             range: ByteRange::new(start, end),
-            source_offset: Some(start),
+            source: Some(SourceAt::base(start)),
         }
+    }
+
+    fn base_of(size_bytes: u64) -> SourceSizes {
+        SourceSizes::from([(SourceId::BASE, size_bytes)])
     }
 
     fn parts(plan: Result<Plan>) -> Vec<PlannedPart> {
@@ -496,31 +509,37 @@ mod tests {
 
     #[test]
     fn small_and_empty_files_are_one_put() {
-        assert_eq!(plan_upload(&[], None, &[], &POLICY).ok(), Some(Plan::Put));
         assert_eq!(
-            plan_upload(&[local(0, 16 * MIB)], None, &[], &POLICY).ok(),
+            plan_upload(&[], &SourceSizes::new(), &[], &POLICY).ok(),
             Some(Plan::Put)
         );
         assert_eq!(
-            plan_upload(&[clean(0, 10)], Some(10), &[], &POLICY).ok(),
-            Some(Plan::Nothing)
-        );
-        assert_eq!(
-            plan_upload(&[clean(0, 10), local(10, 11)], Some(10), &[], &POLICY).ok(),
+            plan_upload(&[local(0, 16 * MIB)], &SourceSizes::new(), &[], &POLICY).ok(),
             Some(Plan::Put)
         );
         assert_eq!(
-            plan_upload(&[clean(0, 10)], Some(11), &[], &POLICY).ok(),
+            plan_upload(&[clean(0, 10)], &base_of(10), &[], &POLICY).ok(),
+            Some(Plan::Copy(SourceId::BASE))
+        );
+        assert_eq!(
+            plan_upload(&[clean(0, 10), local(10, 11)], &base_of(10), &[], &POLICY).ok(),
             Some(Plan::Put)
         );
-        assert_eq!(plan_upload(&[], Some(0), &[], &POLICY).ok(), Some(Plan::Nothing));
+        assert_eq!(
+            plan_upload(&[clean(0, 10)], &base_of(11), &[], &POLICY).ok(),
+            Some(Plan::Put)
+        );
+        assert_eq!(
+            plan_upload(&[], &base_of(0), &[], &POLICY).ok(),
+            Some(Plan::Copy(SourceId::BASE))
+        );
     }
 
     #[test]
     fn one_changed_byte_of_100_gib_sends_five_mib() {
         let at = 50 * GIB + 12_345;
         let runs = [clean(0, at), local(at, at + 1), clean(at + 1, 100 * GIB)];
-        let parts = parts(plan_upload(&runs, Some(100 * GIB), &[], &POLICY));
+        let parts = parts(plan_upload(&runs, &base_of(100 * GIB), &[], &POLICY));
         assert_eq!(sent_bytes(&parts), 5 * MIB);
         assert!(parts.len() < 250);
     }
@@ -528,7 +547,7 @@ mod tests {
     #[test]
     fn an_append_sends_only_what_was_appended() {
         let runs = [clean(0, 100 * MIB), local(100 * MIB, 100 * MIB + 7)];
-        let parts = parts(plan_upload(&runs, Some(100 * MIB), &[], &POLICY));
+        let parts = parts(plan_upload(&runs, &base_of(100 * MIB), &[], &POLICY));
         assert_eq!(sent_bytes(&parts), 7);
         assert_eq!(parts.len(), 2);
     }
@@ -541,25 +560,68 @@ mod tests {
             local(end - 1000, end - 900),
             clean(end - 900, end),
         ];
-        let parts = parts(plan_upload(&runs, Some(end), &[], &POLICY));
+        let parts = parts(plan_upload(&runs, &base_of(end), &[], &POLICY));
         assert_eq!(sent_bytes(&parts), 1000);
     }
 
     #[test]
+    fn parts_are_copied_from_several_objects() {
+        let of = |source, start, end, offset| Run {
+            range: ByteRange::new(start, end),
+            source: Some(SourceAt {
+                source: SourceId(source),
+                offset,
+            }),
+        };
+        let sizes = SourceSizes::from([
+            (SourceId(1), 80 * MIB),
+            (SourceId(2), 30 * MIB),
+            (SourceId(3), MIB),
+        ]);
+        // What is behind it in the same object is not what follows in the other.
+        let runs = [
+            of(1, 0, 20 * MIB, 0),
+            of(2, 20 * MIB, 40 * MIB, 20 * MIB - 10 * MIB),
+            of(1, 40 * MIB, 80 * MIB, 40 * MIB),
+            of(3, 80 * MIB, 81 * MIB, 0),
+        ];
+        let parts = parts(plan_upload(&runs, &sizes, &[], &POLICY));
+        let contents: Vec<PartContent> = parts.iter().map(|part| part.content).collect();
+        let copy = |source, start: u64, end: u64| {
+            PartContent::Copy(SourceId(source), ByteRange::new(start * MIB, end * MIB))
+        };
+        assert_eq!(
+            contents,
+            [
+                copy(1, 0, 20),
+                copy(2, 10, 30),
+                copy(1, 40, 80),
+                PartContent::Send
+            ],
+            "a range of an object as small as the last one cannot be copied"
+        );
+        let whole = [of(2, 0, 30 * MIB, 0)];
+        assert_eq!(
+            plan_upload(&whole, &sizes, &[], &POLICY).ok(),
+            Some(Plan::Copy(SourceId(2)))
+        );
+    }
+
+    #[test]
     fn the_largest_object_is_copied_within_the_limits() {
-        let parts = plan_whole_copy(5 * TIB, &POLICY);
+        let parts = plan_whole_copy(SourceId::BASE, 5 * TIB, &POLICY);
         assert!(parts.len() <= 10_000);
         assert!(
             parts
                 .iter()
-                .all(|part| part.range.len() <= 5 * GIB && matches!(part.content, PartContent::Copy(_)))
+                .all(|part| part.range.len() <= 5 * GIB && matches!(part.content, PartContent::Copy(..)))
         );
         assert_eq!(parts.iter().map(|part| part.range.len()).sum::<u64>(), 5 * TIB);
     }
 
     #[test]
     fn a_shortened_object_is_no_upload_of_one_part() {
-        let parts = parts(plan_upload(&[clean(0, 300 * MIB)], Some(GIB), &[], &POLICY));
+        let parts = parts(plan_upload(&[clean(0, 300 * MIB)], &base_of(GIB), &[], &POLICY));
         assert_eq!(parts.len(), 2);
         assert_eq!(sent_bytes(&parts), 0);
     }
@@ -576,7 +638,12 @@ mod tests {
                 range: ByteRange::new(24 * MIB, 32 * MIB),
             },
         ];
-        let parts = parts(plan_upload(&[local(0, 33 * MIB)], None, &sent, &POLICY));
+        let parts = parts(plan_upload(
+            &[local(0, 33 * MIB)],
+            &SourceSizes::new(),
+            &sent,
+            &POLICY,
+        ));
         let numbers: Vec<_> = parts
             .iter()
             .map(|part| (part.number, part.content == PartContent::Sent))
@@ -589,7 +656,7 @@ mod tests {
 
     #[test]
     fn what_no_upload_can_hold_is_refused() {
-        let plan = plan_upload(&[local(0, 5 * TIB + 1)], None, &[], &POLICY);
+        let plan = plan_upload(&[local(0, 5 * TIB + 1)], &SourceSizes::new(), &[], &POLICY);
         assert_eq!(plan.map_err(|error| error.kind()), Err(ErrorKind::TooLarge));
     }
 
@@ -612,16 +679,20 @@ mod tests {
         let one = (
             1..60u64,
             prop_oneof![Just(None), (0..1000u64).prop_map(Some)],
-            any::<bool>(),
+            0..4u32,
         );
         proptest::collection::vec(one, 0..30).prop_map(|drawn| {
             let mut runs = Vec::new();
             let mut start = 0;
-            for (len, source, in_place) in drawn {
-                let source_offset = source.map(|offset| if in_place { start } else { offset });
+            for (len, source, from) in drawn {
+                // Of the base version, in place and not, and of two others.
+                let source = source.map(|offset| SourceAt {
+                    source: SourceId(from.saturating_sub(1)),
+                    offset: if from == 0 { start } else { offset },
+                });
                 runs.push(Run {
                     range: ByteRange::new(start, start + len),
-                    source_offset,
+                    source,
                 });
                 start += len;
             }
@@ -629,12 +700,11 @@ mod tests {
         })
     }
 
-    fn source_at(runs: &[Run], position: u64) -> Option<u64> {
+    fn source_at(runs: &[Run], position: u64) -> Option<SourceAt> {
         let run = runs
             .iter()
             .find(|run| run.range.start <= position && position < run.range.end)?;
-        run.source_offset
-            .map(|offset| offset + (position - run.range.start))
+        run.source.map(|at| at.advanced(position - run.range.start))
     }
 
     fn check_lawful(runs: &[Run], parts: &[PlannedPart], policy: &UploadPolicy) -> Result<(), TestCaseError> {
@@ -646,15 +716,18 @@ mod tests {
             prop_assert!(part.number > number && part.number <= policy.limits.max_parts);
             prop_assert!(part.range.len() <= policy.limits.max_part_bytes);
             prop_assert!(part.range.end == size || part.range.len() >= policy.limits.min_part_bytes);
-            if let PartContent::Copy(source) = part.content {
-                prop_assert_eq!(source.len(), part.range.len());
+            if let PartContent::Copy(source, from) = part.content {
+                prop_assert_eq!(from.len(), part.range.len());
                 // Runs are uniform: their edges within the part tell for all bytes between.
                 let edges = runs.iter().flat_map(|run| [run.range.start, run.range.end - 1]);
                 let within = edges.filter(|edge| part.range.start <= *edge && *edge < part.range.end);
                 for position in within.chain([part.range.start, part.range.end - 1]) {
                     prop_assert_eq!(
                         source_at(runs, position),
-                        Some(source.start + (position - part.range.start))
+                        Some(SourceAt {
+                            source,
+                            offset: from.start + (position - part.range.start)
+                        })
                     );
                 }
             }
@@ -668,10 +741,14 @@ mod tests {
     proptest! {
         #[test]
         fn every_plan_is_lawful_and_complete(runs in random_runs(), source in 6..2_000u64) {
-            match plan_upload(&runs, Some(source), &[], &SMALL) {
+            let sizes = SourceSizes::from([(SourceId::BASE, source), (SourceId(1), source), (SourceId(2), 5)]);
+            match plan_upload(&runs, &sizes, &[], &SMALL) {
                 Ok(Plan::Multipart(parts)) => check_lawful(&runs, &parts, &SMALL)?,
                 Ok(Plan::Put) => prop_assert!(runs.iter().map(|run| run.range.len()).sum::<u64>() <= 16),
-                Ok(Plan::Nothing) => prop_assert!(runs.iter().all(|run| run.source_offset == Some(run.range.start))),
+                Ok(Plan::Copy(source)) => {
+                    let is_in_place = |run: &Run| run.source == Some(SourceAt { source, offset: run.range.start });
+                    prop_assert!(runs.iter().all(is_in_place));
+                }
                 Err(error) => prop_assert_eq!(error.kind(), ErrorKind::TooLarge),
             }
         }
@@ -689,11 +766,11 @@ mod tests {
                 is_local = !is_local;
                 start = end;
             }
-            let plan = plan_upload(&runs, Some(GIB), &[], &POLICY);
+            let plan = plan_upload(&runs, &base_of(GIB), &[], &POLICY);
             let Ok(Plan::Multipart(parts)) = plan else { return Ok(()) };
             check_lawful(&runs, &parts, &POLICY)?;
-            let changed: u64 = runs.iter().filter(|run| run.source_offset.is_none()).map(|run| run.range.len()).sum();
-            let changed_runs = runs.iter().filter(|run| run.source_offset.is_none()).count() as u64;
+            let changed: u64 = runs.iter().filter(|run| run.source.is_none()).map(|run| run.range.len()).sum();
+            let changed_runs = runs.iter().filter(|run| run.source.is_none()).count() as u64;
             // Growing one run costs less than a part from a long neighbour, or two neighbours shorter than two parts.
             prop_assert!(sent_bytes(&parts) <= changed + (2 * changed_runs + 1) * 10 * MIB);
         }
@@ -721,7 +798,7 @@ mod tests {
                 })
                 .collect();
             prop_assume!(!sent.is_empty());
-            let parts = parts(plan_upload(&runs, Some(1_000), &sent, &SMALL));
+            let parts = parts(plan_upload(&runs, &base_of(1_000), &sent, &SMALL));
             check_lawful(&runs, &parts, &SMALL)?;
             let kept: Vec<SentPart> = parts
                 .iter()

@@ -11,6 +11,7 @@ mod support;
 mod appends;
 mod buckets;
 mod contract;
+mod copies;
 mod counts;
 mod directories;
 mod ending;

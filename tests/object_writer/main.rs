@@ -2,6 +2,7 @@
 
 mod appends;
 mod conflicts;
+mod copies;
 mod faults;
 mod headers;
 mod random;

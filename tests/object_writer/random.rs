@@ -2,6 +2,7 @@
 
 use super::*;
 use pailfs::base::error::{Error, ErrorKind};
+use pailfs::base::object::ByteRange;
 use pailfs::embedded::{Fault, When};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -22,6 +23,19 @@ enum Step {
     Truncate {
         at: f64,
     },
+    Zero {
+        at: f64,
+        len: u64,
+        keep_size: bool,
+    },
+    /// Bytes of another object, from a place in it.
+    Copy {
+        at: f64,
+        from: f64,
+        len: u64,
+    },
+    /// The other object changes by this mount.
+    ChangeSource,
     Commit,
     CommitBehindWrite {
         at: f64,
@@ -47,6 +61,11 @@ fn steps(longest: u64, count: usize) -> impl Strategy<Value = Vec<Step>> {
         4 => (1..longest).prop_map(|len| Step::Append { len }),
         4 => (place.clone(), 1..longest).prop_map(|(at, len)| Step::Read { at, len }),
         1 => place.clone().prop_map(|at| Step::Truncate { at }),
+        1 => (place.clone(), 1..longest, any::<bool>())
+            .prop_map(|(at, len, keep_size)| Step::Zero { at, len, keep_size }),
+        2 => (place.clone(), 0.0..1.0f64, 1..longest * 4)
+            .prop_map(|(at, from, len)| Step::Copy { at, from, len }),
+        1 => Just(Step::ChangeSource),
         2 => Just(Step::Commit),
         2 => (place, 1..longest).prop_map(|(at, len)| Step::CommitBehindWrite { at, len }),
         1 => Just(Step::SetAttributes),
@@ -87,6 +106,8 @@ struct Model {
     has_faults: bool,
     file: Arc<File>,
     content: Vec<u8>,
+    source: Arc<File>,
+    source_content: Vec<u8>,
     written: u64,
 }
 
@@ -146,6 +167,25 @@ impl Model {
         assert_same(&self.world.stored("a").await, &self.content);
     }
 
+    async fn copy(&mut self, to: u64, from: f64, len: u64) {
+        let size_bytes = self.source_content.len() as u64;
+        let start = (size_bytes as f64 * from) as u64;
+        let range = ByteRange::new(start, size_bytes.min(start + len));
+        let copied = loop {
+            let hold = Arc::new(());
+            match self.file.take_copy(to, &self.source, range, hold).await {
+                Ok(copied) => break copied as usize,
+                Err(error) => self.expect_failure(&error),
+            }
+        };
+        let (to, start) = (to as usize, start as usize);
+        if copied > 0 && self.content.len() < to + copied {
+            self.content.resize(to + copied, 0);
+        }
+        let piece = &self.source_content[start..start + copied];
+        self.content[to..to + copied].copy_from_slice(piece);
+    }
+
     async fn apply(&mut self, step: Step) {
         match step {
             Step::Write { at, len } => self.write(self.place(at), len).await,
@@ -157,6 +197,27 @@ impl Model {
                     self.expect_failure(&error);
                 }
                 self.content.resize(size as usize, 0);
+            }
+            Step::Zero { at, len, keep_size } => {
+                let start = self.place(at);
+                let range = ByteRange::new(start, start + len);
+                while let Err(error) = self.file.zero(range, keep_size).await {
+                    self.expect_failure(&error);
+                }
+                if !keep_size && self.content.len() < range.end as usize {
+                    self.content.resize(range.end as usize, 0);
+                }
+                let end = self.content.len().min(range.end as usize);
+                self.content[end.min(start as usize)..end].fill(0);
+            }
+            Step::Copy { at, from, len } => self.copy(self.place(at), from, len).await,
+            Step::ChangeSource => {
+                self.written += 1;
+                let piece = data(self.written, 1_000);
+                let at = self.source_content.len() / 3;
+                self.source.write(at as u64, &piece).await.expect("written");
+                self.source_content[at..at + piece.len()].copy_from_slice(&piece);
+                while !Self::try_commit(&self.source, self.has_faults).await {}
             }
             Step::Commit => self.commit().await,
             Step::CommitBehindWrite { at, len } => {
@@ -220,11 +281,15 @@ async fn play(budget_mib: u64, start_bytes: u64, script: Vec<Step>) {
     } else {
         world.new_file("a")
     };
+    let source_content = data(1_000_000, 14 * MIB);
+    let source = world.existing("source", &source_content).await;
     let mut model = Model {
         world,
         has_faults,
         file,
         content,
+        source,
+        source_content,
         written: 0,
     };
     for step in script {
@@ -232,8 +297,10 @@ async fn play(budget_mib: u64, start_bytes: u64, script: Vec<Step>) {
     }
     model.check(0, model.content.len() as u64 + 10).await;
     model.commit().await;
-    let Model { world, file, .. } = model;
-    drop(file);
+    let Model {
+        world, file, source, ..
+    } = model;
+    drop((file, source));
     if !has_faults {
         // A creation whose reply was lost leaves an empty upload that nobody knows of.
         world.expect_no_uploads().await;

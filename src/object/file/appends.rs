@@ -14,7 +14,7 @@ use super::state::{Base, Sealed, Source, State};
 use super::{Creation, File, read_spool};
 use crate::base::attributes::{Attributes, TRANSACTION};
 use crate::base::error::Result;
-use crate::base::extents::{Backing, Extent, ExtentMap};
+use crate::base::extents::{Backing, Extent, ExtentMap, SourceAt};
 use crate::base::object::{ByteRange, ObjectHeaders, ObjectInfo};
 use crate::object::reader::Reader;
 use crate::rt;
@@ -76,8 +76,8 @@ impl State {
         let fits = |map: &ExtentMap| {
             map.size_bytes() >= base_bytes
                 && map.iter().all(|extent| match extent.backing {
-                    Backing::Source { offset } => {
-                        offset == extent.range.start && extent.range.end <= base_bytes
+                    Backing::Source(at) => {
+                        at == SourceAt::base(extent.range.start) && extent.range.end <= base_bytes
                     }
                     Backing::Memory { .. } | Backing::Spool { .. } => extent.range.start >= base_bytes,
                     Backing::Part { .. } | Backing::Zero => false,
@@ -138,10 +138,7 @@ impl State {
         self.chunks.shift(from, to);
         self.spool = spool;
         self.take_over(found);
-        self.source = Some(Source {
-            id: self.id.clone(),
-            reader,
-        });
+        self.source = Some(Source::of(self.id.clone(), reader));
         self.base = Base::Known(version);
         self.creation = None;
         self.former_transaction = None;

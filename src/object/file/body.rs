@@ -127,11 +127,11 @@ impl State {
                     let file = self.spool.clone().ok_or_else(|| no_spool.clone())?;
                     BodyPiece::Spool { file, offset, len }
                 }
-                Backing::Source { offset } => {
-                    let source = self.source.as_ref().ok_or_else(|| no_source.clone())?;
+                Backing::Source(at) => {
+                    let source = self.source_of(at.source).ok_or_else(|| no_source.clone())?;
                     BodyPiece::Source {
                         reader: source.reader.clone(),
-                        offset,
+                        offset: at.offset,
                         len,
                     }
                 }
@@ -152,9 +152,8 @@ impl File {
         let (pieces, permit) = loop {
             let needed: u64 = {
                 let extents = self.state().extents_to_send(range);
-                let is_loaded = |extent: &&Extent| {
-                    matches!(extent.backing, Backing::Spool { .. } | Backing::Source { .. })
-                };
+                let is_loaded =
+                    |extent: &&Extent| matches!(extent.backing, Backing::Spool { .. } | Backing::Source(_));
                 extents
                     .iter()
                     .filter(is_loaded)

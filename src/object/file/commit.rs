@@ -9,6 +9,7 @@
 //! 4. An upload that the store does not know any more, and attributes that were set after it was created.
 
 use super::File;
+use super::copies::gone;
 use super::state::{Source, State};
 use super::stream::headers_in;
 use super::upload::{self, Link, Upload};
@@ -16,11 +17,11 @@ use super::{Base, Committed, appends};
 use crate::base::attributes::{Attributes, MetadataFormat};
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::extents::{Backing, Extent};
+use crate::base::extents::{Backing, Extent, SourceId};
 use crate::base::object::{ByteRange, Condition, ObjectInfo, Version};
 use crate::object::outcome::{self, Outcome};
 use crate::object::reader::Reader;
-use crate::plan::parts::{PartContent, Plan, PlannedPart, Run, plan_upload, plan_whole_copy};
+use crate::plan::parts::{PartContent, Plan, PlannedPart, Run, SourceSizes, plan_upload, plan_whole_copy};
 use crate::rt;
 use crate::s3::silence;
 use crate::s3::types::{CompleteRequest, CopyRequest, PutRequest, UploadedPart};
@@ -38,12 +39,20 @@ impl State {
         let map = self.sealed.as_ref().map_or(&self.map, |sealed| &sealed.map);
         let run = |extent: Extent| Run {
             range: extent.range,
-            source_offset: match extent.backing {
-                Backing::Source { offset } => Some(offset),
+            source: match extent.backing {
+                Backing::Source(at) => Some(at),
                 _ => None,
             },
         };
         map.iter().map(run).collect()
+    }
+
+    fn source_sizes(&self) -> SourceSizes {
+        let base = self.source.iter().map(|source| (SourceId::BASE, source));
+        let copied = self.copied.iter().map(|(id, source)| (*id, source));
+        base.chain(copied)
+            .map(|(id, source)| (id, source.reader.version().size_bytes))
+            .collect()
     }
 
     fn sealed_size_bytes(&self) -> u64 {
@@ -147,6 +156,8 @@ impl File {
     }
 
     async fn commit_once(self: &Arc<Self>) -> Result<()> {
+        // Who copies from the version that this replaces is committed before.
+        self.settle_copies().await?;
         {
             let mut state = self.state();
             if state.sealed.is_none() {
@@ -240,9 +251,9 @@ impl File {
     async fn send(self: &Arc<Self>, condition: &Condition) -> Result<Outcome> {
         for is_last in (1..=MAX_UPLOADS).map(|upload| upload == MAX_UPLOADS) {
             let result = match self.plan()? {
-                (Plan::Nothing, Some(source)) => self.send_copy(&source, condition).await,
-                (Plan::Nothing | Plan::Put, _) => self.send_put(condition).await,
-                (Plan::Multipart(parts), source) => self.send_parts(parts, source.as_ref(), condition).await,
+                Plan::Copy(source) => self.send_copy(source, condition).await,
+                Plan::Put => self.send_put(condition).await,
+                Plan::Multipart(parts) => self.send_parts(parts, condition).await,
             };
             match result {
                 Err(error) if upload::is_no_such_upload(&error) && !is_last => {
@@ -280,59 +291,60 @@ impl File {
         Ok(Outcome::Lost(found.map(Box::new)))
     }
 
-    fn plan(&self) -> Result<(Plan, Option<Source>)> {
+    fn plan(&self) -> Result<Plan> {
         let mut state = self.state();
         let runs = state.runs();
-        let source = state
-            .source
-            .clone()
-            .filter(|_| runs.iter().any(|run| run.source_offset.is_some()));
-        let source = source.or_else(|| {
-            state
-                .source
-                .clone()
-                .filter(|source| source.reader.version().size_bytes == 0)
-        });
-        let source_bytes = source.as_ref().map(|source| source.reader.version().size_bytes);
+        let sizes = state.source_sizes();
         let kept = state.upload.as_ref().map(Upload::kept).unwrap_or_default();
-        let mut plan = plan_upload(&runs, source_bytes, &kept, &self.policy);
+        let mut plan = plan_upload(&runs, &sizes, &kept, &self.policy);
         let is_free = state.upload.as_ref().is_none_or(|upload| !upload.has_evicted());
         if plan.is_err() && !kept.is_empty() && is_free {
             self.abandon_upload(&mut state);
-            plan = plan_upload(&runs, source_bytes, &[], &self.policy);
+            plan = plan_upload(&runs, &sizes, &[], &self.policy);
         }
         let mut plan = plan.map_err(|error| error.on(&state.id))?;
-        if plan == Plan::Nothing
-            && source_bytes.is_some_and(|bytes| bytes > self.policy.limits.max_part_bytes)
+        if let Plan::Copy(source) = plan
+            && let Some(bytes) = sizes.get(&source)
+            && *bytes > self.policy.limits.max_part_bytes
         {
-            plan = Plan::Multipart(plan_whole_copy(source_bytes.unwrap_or(0), &self.policy));
+            plan = Plan::Multipart(plan_whole_copy(source, *bytes, &self.policy));
         }
         if !matches!(plan, Plan::Multipart(_)) {
             self.abandon_upload(&mut state);
         }
-        Ok((plan, source))
+        Ok(plan)
     }
 
     /// The content is the source's: only names and headers change.
-    async fn send_copy(&self, source: &Source, condition: &Condition) -> Result<Outcome> {
-        let (request, transaction) = {
+    async fn send_copy(&self, source_id: SourceId, condition: &Condition) -> Result<Outcome> {
+        let (source, mut headers, transaction, tags_of) = {
             let state = self.state();
             let transaction = state.transaction();
             let headers = self.headers(&state, &state.sealed_attributes(), &transaction);
+            let source = state.source_of(source_id).cloned();
+            (source.ok_or_else(gone)?, headers, transaction, state.tags_of())
+        };
+        let client = &self.context.client;
+        if source_id != SourceId::BASE {
+            // Else the store takes those of the source.
+            headers = upload::with_tags(client, &headers, &tags_of).await?;
+            headers.tagging.get_or_insert_default();
+        }
+        let request = {
+            let state = self.state();
             let version = source.reader.version();
-            let request = CopyRequest {
+            CopyRequest {
                 from: source.id.clone(),
                 from_etag: version.etag.clone(),
                 size_bytes: version.size_bytes,
                 to: state.id.clone(),
                 condition: condition.clone(),
                 headers: Some(headers),
-            };
-            (request, transaction)
+            }
         };
-        let client = &self.context.client;
         self.settle(&transaction, condition, || client.copy(&request))
             .await
+            .map_err(source_is_gone)
     }
 
     async fn send_put(&self, condition: &Condition) -> Result<Outcome> {
@@ -363,18 +375,13 @@ impl File {
             .await
     }
 
-    async fn send_parts(
-        self: &Arc<Self>,
-        parts: Vec<PlannedPart>,
-        source: Option<&Source>,
-        condition: &Condition,
-    ) -> Result<Outcome> {
+    async fn send_parts(self: &Arc<Self>, parts: Vec<PlannedPart>, condition: &Condition) -> Result<Outcome> {
         let (link, size_bytes) = {
             let mut state = self.state();
             (self.link(&mut state), state.sealed_size_bytes())
         };
         let opened = link.opened(&self.context.client, &self.context.spool).await?;
-        let parts = self.ensure_parts(&link, parts, source).await?;
+        let parts = self.ensure_parts(&link, parts).await?;
         let checksum = parts.iter().try_fold(Crc32c::default(), |whole, part| {
             part.checksum.map(|next| whole.then(next))
         });
@@ -420,7 +427,6 @@ impl File {
         self: &Arc<Self>,
         link: &Arc<Link>,
         parts: Vec<PlannedPart>,
-        source: Option<&Source>,
     ) -> Result<Vec<UploadedPart>> {
         let first_error: Mutex<Option<Error>> = Mutex::new(None);
         let error = || first_error.lock().unwrap_or_else(PoisonError::into_inner);
@@ -430,7 +436,7 @@ impl File {
                 if error().is_some() {
                     return None;
                 }
-                let result = self.ensure_part(link, part, source).await;
+                let result = self.ensure_part(link, part).await;
                 result
                     .map_err(|failure| error().get_or_insert(failure).kind())
                     .ok()
@@ -445,12 +451,7 @@ impl File {
         }
     }
 
-    async fn ensure_part(
-        &self,
-        link: &Arc<Link>,
-        part: PlannedPart,
-        source: Option<&Source>,
-    ) -> Result<UploadedPart> {
+    async fn ensure_part(&self, link: &Arc<Link>, part: PlannedPart) -> Result<UploadedPart> {
         self.wait_until_not_sending(part.number).await;
         let lane = link.lanes.acquire().await;
         let _lane = lane.map_err(|_| Error::new(ErrorKind::ShuttingDown, "the upload is closed"))?;
@@ -466,11 +467,11 @@ impl File {
             if let Some(sent) = upload.sent(part.number, part.range) {
                 return Ok(sent.clone());
             }
-            let is_sent_from_here = !matches!(part.content, PartContent::Copy(_));
+            let is_sent_from_here = !matches!(part.content, PartContent::Copy(..));
             upload.begin(part.number, part.range, is_cell && is_sent_from_here);
             upload.start(part.number);
         }
-        let result = self.send_part(link, part, source).await;
+        let result = self.send_part(link, part).await;
         let mut state = self.state();
         if let Some(upload) = state.upload.as_mut().filter(|upload| upload.is(link)) {
             match &result {
@@ -483,30 +484,22 @@ impl File {
         result
     }
 
-    async fn send_part(
-        &self,
-        link: &Arc<Link>,
-        part: PlannedPart,
-        source: Option<&Source>,
-    ) -> Result<UploadedPart> {
+    async fn send_part(&self, link: &Arc<Link>, part: PlannedPart) -> Result<UploadedPart> {
         let client = &self.context.client;
         let opened = link.opened(client, &self.context.spool).await?;
-        let (PartContent::Copy(range), Some(source)) = (part.content, source) else {
+        let PartContent::Copy(source, range) = part.content else {
             let body = self.body(part.range).await?;
             let (segments, checksum) = (body.segments.clone(), body.checksum);
             return client
                 .upload_part(&link.target, &opened.upload, part.number, segments, checksum)
                 .await;
         };
+        let source = self.state().source_of(source).cloned().ok_or_else(gone)?;
         let etag = &source.reader.version().etag;
         let copied = client
             .upload_part_copy(&link.target, &opened.upload, part.number, &source.id, etag, range)
             .await;
-        copied.map_err(|error| match error.kind() {
-            ErrorKind::PreconditionFailed => error.as_kind(ErrorKind::Stale),
-            ErrorKind::NotFound if !upload::is_no_such_upload(&error) => error.as_kind(ErrorKind::Stale),
-            _ => error,
-        })
+        copied.map_err(source_is_gone)
     }
 
     /// The object is what was sealed.
@@ -646,10 +639,7 @@ impl File {
         let mut state = self.state();
         let (client, budget) = (self.context.client.clone(), self.context.budget.clone());
         let reader = Reader::new(client, budget, state.id.clone(), version.clone());
-        state.source = Some(Source {
-            id: state.id.clone(),
-            reader,
-        });
+        state.source = Some(Source::of(state.id.clone(), reader));
         state.base = Base::Known(version.clone());
         let attributes = written(self.context.metadata_format, attributes);
         state.unreported = Some(Committed {
@@ -657,6 +647,15 @@ impl File {
             attributes,
             rebased: None,
         });
+    }
+}
+
+/// A copy was refused because its source is not there any more.
+fn source_is_gone(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::PreconditionFailed => error.as_kind(ErrorKind::Stale),
+        ErrorKind::NotFound if !upload::is_no_such_upload(&error) => error.as_kind(ErrorKind::Stale),
+        _ => error,
     }
 }
 

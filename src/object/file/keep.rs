@@ -13,7 +13,7 @@ use super::{Creation, File, Next, upload};
 use crate::base::attributes::{Attributes, MetadataFormat};
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::extents::{Backing, Extent};
+use crate::base::extents::{Backing, Extent, SourceId};
 use crate::base::object::{ByteRange, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::object::reader::{ReadStream, Reader};
 use crate::rt;
@@ -40,7 +40,7 @@ impl State {
     }
 
     fn unchanged_bytes(&self) -> u64 {
-        let is_unchanged = |extent: &Extent| matches!(extent.backing, Backing::Source { .. });
+        let is_unchanged = |extent: &Extent| is_of_base(&extent.backing);
         self.map
             .iter()
             .filter(is_unchanged)
@@ -48,11 +48,17 @@ impl State {
             .sum()
     }
 
-    /// The runs that are here: neither in parts nor unchanged.
-    fn local_runs(&self) -> Vec<ByteRange> {
+    /// The runs that a patch has to have: neither in parts nor unchanged; `with_copied` those that come from other objects
+    /// too.
+    fn changed_runs(&self, with_copied: bool) -> Vec<ByteRange> {
         let mut runs: Vec<ByteRange> = Vec::new();
         for extent in self.map.iter() {
-            if matches!(extent.backing, Backing::Part { .. } | Backing::Source { .. }) {
+            let is_elsewhere = match extent.backing {
+                Backing::Part { .. } => true,
+                Backing::Source(_) => !with_copied || is_of_base(&extent.backing),
+                _ => false,
+            };
+            if is_elsewhere {
                 continue;
             }
             match runs.last_mut() {
@@ -63,15 +69,18 @@ impl State {
         runs
     }
 
-    /// The first unchanged bytes of the file, `max_bytes` at most, with their source.
+    /// The first bytes of the file that come from an object, `max_bytes` at most, with their source.
     fn next_unchanged(&self, max_bytes: u64) -> Option<(Extent, Source)> {
         let extent = self
             .map
             .iter()
-            .find(|extent| matches!(extent.backing, Backing::Source { .. }))?;
+            .find(|extent| matches!(extent.backing, Backing::Source(_)))?;
+        let Backing::Source(at) = extent.backing else {
+            return None;
+        };
         let start = extent.range.start;
         let step = extent.clipped(ByteRange::new(start, start + max_bytes))?;
-        Some((step, self.source.clone()?))
+        Some((step, self.source_of(at.source)?.clone()))
     }
 }
 
@@ -179,13 +188,23 @@ impl File {
     }
 
     async fn save_patch(&self, theirs: Option<&Version>) -> Result<RecordId> {
+        match self.save_changes(theirs, true).await {
+            Err(error) if error.kind() == ErrorKind::Stale => {
+                tracing::warn!(%error, object = %self.id(), "what was copied from other objects is not saved: they are gone");
+                self.save_changes(theirs, false).await
+            }
+            other => other,
+        }
+    }
+
+    async fn save_changes(&self, theirs: Option<&Version>, with_copied: bool) -> Result<RecordId> {
         let (runs, base_etag) = {
             let state = self.state();
             let source = state
                 .source
                 .as_ref()
                 .map(|source| source.reader.version().etag.to_string());
-            (state.local_runs(), source.unwrap_or_default())
+            (state.changed_runs(with_copied), source.unwrap_or_default())
         };
         let file = self.new_spool_file().await?;
         let mut end = 0;
@@ -414,12 +433,13 @@ impl File {
             // In a statement of its own: the lock is not held while this waits.
             let next = self.state().next_unchanged(step_bytes);
             let Some((extent, source)) = next else {
+                self.state().forget_unused_sources();
                 return Ok(());
             };
-            let Backing::Source { offset } = extent.backing else {
+            let Backing::Source(at) = extent.backing else {
                 return Ok(());
             };
-            let data = load(&source.reader, offset, extent.range.len()).await?;
+            let data = load(&source.reader, at.offset, extent.range.len()).await?;
             self.place_unchanged(extent, data).await?;
         }
     }
@@ -523,7 +543,7 @@ impl File {
         {
             let (client, budget) = (self.context.client.clone(), self.context.budget.clone());
             let reader = Reader::new(client, budget, id.clone(), version.clone());
-            state.source = Some(Source { id, reader });
+            state.source = Some(Source::of(id, reader));
         }
         if base.is_none() {
             state.creation = Some(Creation::Plain);
@@ -566,6 +586,11 @@ impl File {
             tracing::warn!(%error, "an object under a former name could not be deleted");
         }
     }
+}
+
+/// True for bytes of the version that the file is based on.
+fn is_of_base(backing: &Backing) -> bool {
+    matches!(backing, Backing::Source(at) if at.source == SourceId::BASE)
 }
 
 /// By one holder of `committing` at a time.

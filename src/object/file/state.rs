@@ -9,11 +9,12 @@
 //! 4. A write takes all its memory before it changes anything: appends of several writers do not mix ([`State::write`]).
 
 use super::chunks::ChunkStore;
+use super::copies::Copied;
 use super::upload::Upload;
 use super::{Committed, Creation, appends};
 use crate::base::attributes::{Attributes, TRANSACTION};
 use crate::base::error::Error;
-use crate::base::extents::{Backing, ChunkId, Extent, ExtentMap};
+use crate::base::extents::{Backing, ChunkId, Extent, ExtentMap, SourceId};
 use crate::base::limits::UploadLimits;
 use crate::base::object::{ByteRange, Condition, ETag, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::object::budget::{Buffer, KEPT_BUFFER_BYTES};
@@ -22,6 +23,7 @@ use crate::plan::grid::PartGrid;
 use crate::plan::parts::UploadPolicy;
 use crate::rt;
 use crate::spool::{RecordId, SpoolFile};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -61,11 +63,23 @@ impl Base {
     }
 }
 
-/// The object version that unchanged ranges come from. It may be under another key than the file.
+/// An object version that bytes come from. It may be under another key than the file.
 #[derive(Clone)]
 pub struct Source {
     pub id: ObjectId,
     pub reader: Arc<Reader>,
+    /// Of versions that were copied from another file.
+    pub copied: Option<Copied>,
+}
+
+impl Source {
+    pub fn of(id: ObjectId, reader: Arc<Reader>) -> Self {
+        Self {
+            id,
+            reader,
+            copied: None,
+        }
+    }
 }
 
 /// What a commit is sending, or has sent without learning what came of it.
@@ -112,7 +126,11 @@ pub struct State {
     pub creation: Option<Creation>,
     /// By the server's clock, in whole seconds.
     pub opened_at: SystemTime,
+    /// The version that unchanged bytes come from.
     pub source: Option<Source>,
+    /// Other versions that bytes come from, until the next commit.
+    pub copied: BTreeMap<SourceId, Source>,
+    pub last_source: u32,
     pub spool: Option<Arc<SpoolFile>>,
     pub persisted: Option<Persisted>,
     /// `pailfs-txn` of a former mount's last attempt: an object that carries it is ours.
@@ -205,6 +223,8 @@ impl State {
             creation: None,
             opened_at,
             source: None,
+            copied: BTreeMap::new(),
+            last_source: 0,
             spool: None,
             persisted: None,
             former_transaction: None,
@@ -229,6 +249,13 @@ impl State {
             is_reclaimable: false,
             waits_for_parts_since: None,
         }
+    }
+
+    pub fn source_of(&self, id: SourceId) -> Option<&Source> {
+        if id == SourceId::BASE {
+            return self.source.as_ref();
+        }
+        self.copied.get(&id)
     }
 
     /// The object whose tags the next version keeps.
@@ -450,7 +477,7 @@ impl State {
     }
 
     /// Content changed: parts that hold it have to be sent again. While something is sealed, the parts are its own.
-    fn forget_parts_in(&mut self, range: ByteRange) {
+    pub fn forget_parts_in(&mut self, range: ByteRange) {
         if self.sealed.is_none()
             && let Some(upload) = &mut self.upload
         {
@@ -504,10 +531,8 @@ impl State {
             self.headers.metadata.insert(TRANSACTION.to_owned(), transaction);
         }
         self.settled = self.settled.max(sealed.generation);
-        self.source = Some(Source {
-            id: self.id.clone(),
-            reader,
-        });
+        self.source = Some(Source::of(self.id.clone(), reader));
+        self.forget_unused_sources();
         self.base = Base::Known(version);
         self.creation = None;
         self.former_transaction = None;
@@ -633,6 +658,7 @@ impl State {
         self.grid = None;
         self.spool = None;
         self.source = None;
+        self.copied.clear();
         self.settled = self.last_change;
     }
 }
