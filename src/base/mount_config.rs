@@ -80,6 +80,20 @@ pub enum AttributesMode {
     Listing,
 }
 
+/// What becomes of a local version when somebody else's newer object is there (`--on-conflict`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnConflict {
+    /// It is kept on this machine.
+    #[default]
+    Keep,
+    /// It is also written beside the object, under a name of its own.
+    Copy,
+    /// It is dropped. Whoever wrote it is told, as always.
+    Fail,
+    /// It replaces the newer object.
+    Overwrite,
+}
+
 /// How long listings and attributes are believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetadataTtl {
@@ -139,6 +153,7 @@ pub struct MountConfig {
     pub attributes: AttributesMode,
     pub metadata_format: MetadataFormat,
     pub metadata_ttl: MetadataTtl,
+    pub on_conflict: OnConflict,
     /// The hard limit of all data buffers.
     pub memory_bytes: u64,
     /// An operation without progress for so long answers `ETIMEDOUT`.

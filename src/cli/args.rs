@@ -8,7 +8,7 @@
 //!    `pailfs SOURCE DIR -o OPTIONS`: [`normalise`] makes both `pailfs mount …` before clap sees them.
 
 use crate::base::attributes::MetadataFormat;
-use crate::base::mount_config::{AttributesMode, MetadataTtl, PathStyle};
+use crate::base::mount_config::{AttributesMode, MetadataTtl, OnConflict, PathStyle};
 use crate::cli::bucket::args::{BucketsArgs, CatArgs, GetArgs, LsArgs, PutArgs, RmArgs, UrlArgs};
 use crate::cli::failure::EXIT_CODES_HELP;
 use crate::cli::units::{parse_duration, parse_mode, parse_size_bytes, parse_ttl};
@@ -175,6 +175,11 @@ pub struct MountArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_ttl, help_heading = "Metadata")]
     pub metadata_ttl: Option<MetadataTtl>,
 
+    /// What becomes of a local version when another host's newer object is there: keep it on this machine, copy it beside the
+    /// object too, fail without keeping it, overwrite the object [default: keep]
+    #[arg(long, value_name = "HOW", help_heading = "Writing")]
+    pub on_conflict: Option<OnConflictArg>,
+
     /// Hard limit of all data buffers [default: 256MiB, or an eighth of the memory limit if that is less]
     #[arg(long, value_name = "SIZE", env = "PAILFS_MEMORY", value_parser = parse_size_bytes, help_heading = "Limits")]
     pub memory: Option<u64>,
@@ -305,6 +310,25 @@ pub enum MetadataFormatArg {
     Aws,
     S3fs,
     None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnConflictArg {
+    Keep,
+    Copy,
+    Fail,
+    Overwrite,
+}
+
+impl From<OnConflictArg> for OnConflict {
+    fn from(arg: OnConflictArg) -> Self {
+        match arg {
+            OnConflictArg::Keep => Self::Keep,
+            OnConflictArg::Copy => Self::Copy,
+            OnConflictArg::Fail => Self::Fail,
+            OnConflictArg::Overwrite => Self::Overwrite,
+        }
+    }
 }
 
 impl From<PathStyleArg> for PathStyle {

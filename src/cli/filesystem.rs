@@ -56,6 +56,7 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
         spool: spool.clone(),
         metadata_format: config.metadata_format,
         stall_timeout: config.stall_timeout,
+        on_conflict: config.on_conflict,
     });
     let fs = Fs::new(tree, context, spool, fs_settings(config));
     fs.recover(leftovers).await?;

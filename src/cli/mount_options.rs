@@ -87,6 +87,7 @@ fn apply_value(name: &str, value: &str, args: &mut MountArgs) -> Result<(), Stri
         "attributes" => args.attributes = Some(parse_word(value)?),
         "metadata_format" => args.metadata_format = Some(parse_word(value)?),
         "metadata_ttl" => args.metadata_ttl = Some(parse_ttl(value)?),
+        "on_conflict" => args.on_conflict = Some(parse_word(value)?),
         "memory" => args.memory = Some(parse_size_bytes(value)?),
         "stall_timeout" => args.stall_timeout = Some(parse_duration(value)?),
         "state_dir" => args.state.state_dir = Some(value.into()),
@@ -220,6 +221,7 @@ fn merge(args: &mut MountArgs, other: MountArgs) {
     fill(&mut args.attributes, other.attributes);
     fill(&mut args.metadata_format, other.metadata_format);
     fill(&mut args.metadata_ttl, other.metadata_ttl);
+    fill(&mut args.on_conflict, other.on_conflict);
     fill(&mut args.memory, other.memory);
     fill(&mut args.stall_timeout, other.stall_timeout);
     fill(&mut args.state.state_dir, other.state.state_dir);

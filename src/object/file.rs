@@ -34,6 +34,7 @@ use super::reader::{ReadStream, Reader};
 use crate::base::attributes::{Attributes, MetadataFormat, TRANSACTION};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extents::{Backing, ExtentMap};
+use crate::base::mount_config::OnConflict;
 use crate::base::object::{ByteRange, ETag, ObjectHeaders, ObjectId, Version};
 use crate::plan::parts::UploadPolicy;
 use crate::rt;
@@ -57,6 +58,7 @@ pub struct FileContext {
     pub spool: Arc<Spool>,
     pub metadata_format: MetadataFormat,
     pub stall_timeout: Duration,
+    pub on_conflict: OnConflict,
 }
 
 /// How a file came to be opened for creation.
@@ -179,7 +181,7 @@ impl File {
         let attributes = Attributes::read(&headers.metadata);
         headers.metadata.remove(TRANSACTION);
         let mut state = State::new(id, headers, attributes, context.client.server_time());
-        state.map = ExtentMap::whole(unsent.size_bytes, Backing::Spool { offset: 0 }, state.generation);
+        state.take_spooled(file.clone(), unsent.size_bytes);
         state.base = match &unsent.base {
             RecordedBase::Absent => Base::Absent,
             RecordedBase::Matches { etag } => Base::Tag(ETag::new(etag)),
@@ -191,7 +193,6 @@ impl File {
         state.note_rewrite();
         state.note_change();
         let changes = state.changes;
-        state.spool = Some(file.clone());
         state.persisted = Some(Persisted {
             records: vec![record],
             file: Some(file),

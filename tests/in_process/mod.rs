@@ -19,7 +19,7 @@ mod watchdog;
 use driver::Driver;
 use pailfs::base::attributes::MetadataFormat;
 use pailfs::base::limits::MIB;
-use pailfs::base::mount_config::{AttributesMode, Source};
+use pailfs::base::mount_config::{AttributesMode, OnConflict, Source};
 use pailfs::embedded::{Store, StoreOptions};
 use pailfs::fs::{Defaults, Fs, FsSettings};
 use pailfs::object::budget::Budget;
@@ -186,6 +186,7 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf) -> Arc<Fs>
     };
     let tree = Tree::new(client.clone(), settings, invalidations);
     let context = Arc::new(FileContext {
+        on_conflict: OnConflict::Keep,
         client,
         budget: Budget::new(options.memory_bytes, options.stall_timeout),
         spool: spool.clone(),

@@ -205,3 +205,71 @@ fn an_object_deleted_by_somebody_is_not_recreated_by_an_edit() {
         assert_eq!(kept(&world, &world.conflicts()[0]), b"ours");
     });
 }
+
+#[test]
+fn a_conflict_ends_as_the_user_wants_it() {
+    run(async {
+        let mut world = World::start(64 * MIB).await;
+        for (on_conflict, conflicts) in [
+            (OnConflict::Fail, 0),
+            (OnConflict::Copy, 1),
+            (OnConflict::Overwrite, 1),
+        ] {
+            world.on_conflict(on_conflict);
+            let key = format!("{on_conflict:?}.txt");
+            let file = world.existing(&key, b"base").await;
+            file.truncate(0).await.expect("truncated");
+            file.write(0, b"ours").await.expect("written");
+            world.put(&key, b"theirs").await;
+            let committed = file.commit().await;
+            if on_conflict == OnConflict::Overwrite {
+                committed.expect("committed");
+                assert_eq!(world.stored(&key).await, b"ours");
+            } else {
+                assert_eq!(committed.expect_err("a conflict").kind(), ErrorKind::Stale);
+                assert_eq!(world.stored(&key).await, b"theirs");
+                assert!(!file.is_dirty());
+            }
+            assert_eq!(world.conflicts().len(), conflicts, "{on_conflict:?}");
+        }
+        let request = pailfs::s3::types::ListRequest {
+            bucket: BUCKET.into(),
+            prefix: "Copy.conflict-".to_owned(),
+            by_directory: false,
+            start_after: None,
+            continuation: None,
+            max_keys: 10,
+        };
+        let listed = world.context.client.list(&request).await.expect("listed");
+        let [copy] = &listed.objects[..] else {
+            panic!("not one copy: {listed:?}")
+        };
+        assert_eq!(world.stored(&copy.key).await, b"ours");
+        world.expect_no_uploads().await;
+    });
+}
+
+#[test]
+fn overwriting_does_not_mix_versions_nor_creations() {
+    run(async {
+        let mut world = World::start(64 * MIB).await;
+        world.on_conflict(OnConflict::Overwrite);
+        // Unchanged bytes of the base are gone: nothing to overwrite with.
+        let file = world.existing("a", &data(1, 20 * MIB)).await;
+        file.write(3, b"one").await.expect("written");
+        world.put("a", b"theirs").await;
+        assert_eq!(
+            file.commit().await.expect_err("a conflict").kind(),
+            ErrorKind::Stale
+        );
+        assert_eq!(world.stored("a").await, b"theirs");
+        assert_eq!(world.conflicts().len(), 1);
+        let exclusive = world.create("a", Creation::Exclusive);
+        exclusive.write(0, b"mine").await.expect("written");
+        assert_eq!(
+            exclusive.commit().await.expect_err("taken").kind(),
+            ErrorKind::Exists
+        );
+        assert_eq!(world.stored("a").await, b"theirs");
+    });
+}

@@ -11,6 +11,7 @@ mod streaming;
 
 use pailfs::base::attributes::{Attributes, MetadataFormat};
 use pailfs::base::checksum::Crc32c;
+use pailfs::base::mount_config::OnConflict;
 use pailfs::base::object::{Condition, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use pailfs::embedded::{Operation, Server, Store, StoreOptions};
 use pailfs::object::budget::Budget;
@@ -55,6 +56,13 @@ impl World {
             context,
             state_dir,
         }
+    }
+
+    /// The same store and spool, with another way to treat conflicts.
+    fn on_conflict(&mut self, on_conflict: OnConflict) {
+        let context = &self.context;
+        let (client, budget) = (context.client.clone(), context.budget.limit_bytes());
+        self.context = context_with(client, budget, context.spool.clone(), on_conflict);
     }
 
     fn create(&self, key: &str, creation: Creation) -> Arc<File> {
@@ -183,12 +191,22 @@ impl World {
 }
 
 fn context_of(client: Client, budget_bytes: u64, spool: Arc<Spool>) -> Arc<FileContext> {
+    context_with(client, budget_bytes, spool, OnConflict::Keep)
+}
+
+fn context_with(
+    client: Client,
+    budget_bytes: u64,
+    spool: Arc<Spool>,
+    on_conflict: OnConflict,
+) -> Arc<FileContext> {
     Arc::new(FileContext {
         client,
         budget: Budget::new(budget_bytes, STALL),
         spool,
         metadata_format: MetadataFormat::Aws,
         stall_timeout: STALL,
+        on_conflict,
     })
 }
 

@@ -11,6 +11,7 @@ use super::output::{self, Output, Stop};
 use super::transfer::{Bar, Limits, STEP_BYTES};
 use super::{block_on, connect};
 use crate::base::attributes::Attributes;
+use crate::base::mount_config::OnConflict;
 use crate::base::object::{Condition, ETag, ObjectHeaders, ObjectId, Version};
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Exit, Failure};
@@ -114,6 +115,8 @@ async fn put(
         budget: limits.budget(),
         metadata_format: args.metadata_format.map(Into::into).unwrap_or_default(),
         stall_timeout: limits.stall_timeout,
+        // What another put there stays: the input is still where it was.
+        on_conflict: OnConflict::Keep,
     });
     let file = File::one_shot(&context, id.clone(), &condition(args), headers, input.attributes);
     let sent = interrupts

@@ -9,7 +9,7 @@
 //! 4. An upload that the store does not know any more, and attributes that were set after it was created.
 
 use super::File;
-use super::copies::gone;
+use super::copies::{gone, source_is_gone};
 use super::state::{Source, State};
 use super::stream::headers_in;
 use super::upload::{self, Link, Upload};
@@ -207,7 +207,10 @@ impl File {
         let mut condition = self.state().base.condition();
         let (mut replacements, mut appends) = (0, 0);
         let begun_at = rt::now();
-        while replacements < MAX_REPLACEMENTS && rt::now() - begun_at < self.context.stall_timeout {
+        // However long the first upload took, a few more are tried.
+        let is_in_time =
+            |appends| appends < MAX_REPLACEMENTS || rt::now() - begun_at < self.context.stall_timeout;
+        while replacements < MAX_REPLACEMENTS && is_in_time(appends) {
             let found = match self.send(&condition).await? {
                 Outcome::Stored(version) => return self.finish(version).await,
                 Outcome::Lost(found) => found,
@@ -222,6 +225,13 @@ impl File {
                 None => false,
             };
             if !is_rebased {
+                let overwriting = self.overwriting(found.as_deref());
+                if let Some(next) = overwriting.filter(|next| *next != condition) {
+                    tracing::warn!(object = %self.id(), "somebody else's newer object is overwritten");
+                    replacements += 1;
+                    condition = next;
+                    continue;
+                }
                 return Err(self.keep_conflict(found.map(|info| *info)).await);
             }
             if self.state().sealed.is_none() {
@@ -647,15 +657,6 @@ impl File {
             attributes,
             rebased: None,
         });
-    }
-}
-
-/// A copy was refused because its source is not there any more.
-fn source_is_gone(error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::PreconditionFailed => error.as_kind(ErrorKind::Stale),
-        ErrorKind::NotFound if !upload::is_no_such_upload(&error) => error.as_kind(ErrorKind::Stale),
-        _ => error,
     }
 }
 

@@ -9,6 +9,7 @@
 
 use super::File;
 use super::state::{Source, State};
+use super::upload;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extents::{Backing, SourceAt, SourceId};
 use crate::base::object::ByteRange;
@@ -157,7 +158,7 @@ impl File {
         self.settle_copies().await?;
         let mut early_commits = 0;
         loop {
-            let _stays = from.committing.lock().await;
+            let stays = from.committing.lock().await;
             let runs = from.state().shared(range, &from.me, &hold);
             let len: u64 = runs.iter().map(Shared::len).sum();
             let target = ByteRange::new(offset, offset + len);
@@ -171,7 +172,7 @@ impl File {
                 self.state().place_copy(offset, runs);
                 return Ok(len);
             }
-            drop(_stays);
+            drop(stays);
             self.commit_early(&mut early_commits).await?;
         }
     }
@@ -280,4 +281,13 @@ impl File {
 /// For what names a version that is not in the bucket any more.
 pub(super) fn gone() -> Error {
     Error::new(ErrorKind::Stale, "the version that bytes come from is gone")
+}
+
+/// A copy was refused because its source is not there any more.
+pub(super) fn source_is_gone(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::PreconditionFailed => error.as_kind(ErrorKind::Stale),
+        ErrorKind::NotFound if !upload::is_no_such_upload(&error) => error.as_kind(ErrorKind::Stale),
+        _ => error,
+    }
 }

@@ -10,19 +10,21 @@
 use super::body::load;
 use super::state::{Base, Persisted, Source, State};
 use super::{Creation, File, Next, upload};
-use crate::base::attributes::{Attributes, MetadataFormat};
+use crate::base::attributes::{Attributes, MetadataFormat, TRANSACTION};
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extents::{Backing, Extent, SourceId};
-use crate::base::object::{ByteRange, ObjectHeaders, ObjectId, ObjectInfo, Version};
+use crate::base::mount_config::OnConflict;
+use crate::base::object::{ByteRange, Condition, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::object::reader::{ReadStream, Reader};
 use crate::rt;
 use crate::s3::silence;
 use crate::spool::{
     Conflict, ConflictForm, RecordId, RecordedBase, RecordedHeaders, RecordedPart, SpoolFile, UnsentFile,
 };
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A file that cannot be sent is saved whole if that needs no more than this of its object.
 const MAX_FETCHED_BYTES: u64 = 1 << 30;
@@ -85,6 +87,17 @@ impl State {
 }
 
 impl File {
+    /// The condition under which somebody else's object is overwritten, where the user wants that. Who is to create is never
+    /// told that it did when somebody else did.
+    pub(super) fn overwriting(&self, found: Option<&ObjectInfo>) -> Option<Condition> {
+        let is_exclusive = self.state().creation == Some(Creation::Exclusive);
+        if self.context.on_conflict != OnConflict::Overwrite || is_exclusive {
+            return None;
+        }
+        let replaced = found.map(|info| Condition::Matches(info.version.etag.clone()));
+        Some(replaced.unwrap_or(Condition::Absent))
+    }
+
     /// Another version is there. Keeps the local one, after which the file is not dirty any more; returns the error for
     /// the caller. If it cannot be kept, the file stays dirty, and the error says why.
     pub(super) async fn keep_conflict(self: &Arc<Self>, theirs: Option<ObjectInfo>) -> Error {
@@ -107,7 +120,13 @@ impl File {
         let message = if kind == ErrorKind::Exists && self.size_bytes() <= MAX_DROPPED_BYTES {
             tracing::info!(object = %id, "another host created the file first; what was written here is not kept");
             "another host created the file first"
+        } else if self.context.on_conflict == OnConflict::Fail {
+            tracing::warn!(object = %id, "somebody else changed the object; what was written here is dropped, as asked for");
+            "somebody else's object is there; what was written here was dropped"
         } else {
+            if self.context.on_conflict == OnConflict::Copy {
+                self.copy_beside().await;
+            }
             if let Err(error) = self.keep_as_conflicts(&id, theirs.as_ref()).await {
                 tracing::warn!(%error, object = %id, "a conflicting local version could not be kept; it stays unsent");
                 return error.on(&id);
@@ -117,7 +136,7 @@ impl File {
         let former = {
             let mut state = self.state();
             state.given_up();
-            if state.has_bytes_in_parts() {
+            if state.has_bytes_in_parts() && self.context.on_conflict != OnConflict::Fail {
                 // The record keeps the upload from now on.
                 state.upload = None;
             } else {
@@ -185,6 +204,43 @@ impl File {
         // Only now: until the conflict names the upload, its own record keeps it.
         upload::forget(&self.context.spool, opened.record).await;
         Ok(records)
+    }
+
+    /// Writes the local version beside the object. What fails here is no loss: it is kept on this machine too.
+    fn copy_beside(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            let id = self.id();
+            let key = beside(&id.key, rt::wall_clock(), &rt::random_id());
+            match self.put_copy(id.sibling(key)).await {
+                Ok(copy) => {
+                    tracing::warn!(object = %id, %copy, "the local version was also written beside the object")
+                }
+                Err(error) => {
+                    tracing::warn!(%error, object = %id, "the local version could not be written beside the object");
+                }
+            }
+        })
+    }
+
+    async fn put_copy(&self, id: ObjectId) -> Result<ObjectId> {
+        if self.state().has_bytes_in_parts() {
+            let message = "some bytes are only in an unfinished upload";
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        let file = self.whole_copy().await?;
+        let copy = {
+            let state = self.state();
+            let now = self.context.client.server_time();
+            let mut copy = State::new(id.clone(), state.headers.clone(), state.attributes, now);
+            copy.headers.metadata.remove(TRANSACTION);
+            copy.take_spooled(file, state.map.size_bytes());
+            copy.creation = Some(Creation::Exclusive);
+            copy.note_change();
+            copy
+        };
+        let copy = Self::with_state(&self.context, copy);
+        copy.commit_everything().await?;
+        Ok(id)
     }
 
     async fn save_patch(&self, theirs: Option<&Version>) -> Result<RecordId> {
@@ -588,6 +644,17 @@ impl File {
     }
 }
 
+/// The key of a copy beside `key`, with the same extension.
+fn beside(key: &str, now: SystemTime, random: &str) -> String {
+    let time = humantime::format_rfc3339_seconds(now).to_string();
+    let time: String = time.chars().filter(char::is_ascii_alphanumeric).collect();
+    let name_start = key.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = key[name_start..].rfind('.').filter(|dot| *dot > 0);
+    let (stem, extension) = key.split_at(dot.map_or(key.len(), |dot| name_start + dot));
+    let random: String = random.chars().take(6).collect();
+    format!("{stem}.conflict-{time}-{random}{extension}")
+}
+
 /// True for bytes of the version that the file is based on.
 fn is_of_base(backing: &Backing) -> bool {
     matches!(backing, Backing::Source(at) if at.source == SourceId::BASE)
@@ -605,4 +672,26 @@ impl Drop for HoldReadable<'_> {
 async fn finish_file(file: &Arc<SpoolFile>, size_bytes: u64) -> Result<()> {
     let file = file.clone();
     rt::blocking(move || file.set_len(size_bytes).and_then(|()| file.sync())).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_copy_beside_keeps_directory_and_extension() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        for (key, expected) in [
+            (
+                "a.d/report.txt",
+                "a.d/report.conflict-20231114T221320Z-abcdef.txt",
+            ),
+            ("a.d/report", "a.d/report.conflict-20231114T221320Z-abcdef"),
+            ("d/.profile", "d/.profile.conflict-20231114T221320Z-abcdef"),
+            ("x.tar.gz", "x.tar.conflict-20231114T221320Z-abcdef.gz"),
+        ] {
+            assert_eq!(beside(key, now, "abcdef0123"), expected);
+        }
+    }
 }

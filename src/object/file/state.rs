@@ -251,6 +251,13 @@ impl State {
         }
     }
 
+    /// The content is that of this spool file.
+    pub fn take_spooled(&mut self, file: Arc<SpoolFile>, size_bytes: u64) {
+        self.map = ExtentMap::whole(size_bytes, Backing::Spool { offset: 0 }, self.generation);
+        self.spool = Some(file);
+        self.note_rewrite();
+    }
+
     pub fn source_of(&self, id: SourceId) -> Option<&Source> {
         if id == SourceId::BASE {
             return self.source.as_ref();
