@@ -201,9 +201,9 @@ fn tags_survive_edits_and_renames(store: &Store) {
     store.bucket.put("file", "content\n");
     store.bucket.put("large", crate::support::pattern(12 << 20, 3));
     for key in ["file", "large"] {
-        store.bucket.tag(key, "project", "a b=c&d");
+        store.bucket.tag(key, "project", "a b=c+d");
     }
-    let expected = [("project".to_owned(), "a b=c&d".to_owned())];
+    let expected = [("project".to_owned(), "a b=c+d".to_owned())];
     let mount = store.mount().start();
     for edit in [
         "echo more >> F",
