@@ -78,7 +78,12 @@ fn kinds() -> Vec<Kind> {
                 Demand::Honesty,
             )
         },
-        once("no answer", Fault::Stall, Demand::Success),
+        // A read is given up soon enough to be sent again; a change may be slow, and waits for the whole time-out.
+        Kind {
+            requests: &[Request::Get, Request::Head, Request::List],
+            ..once("no answer to a read", Fault::Stall, Demand::Success)
+        },
+        once("no answer", Fault::Stall, Demand::Honesty),
         Kind {
             for_ever: true,
             ..once("no answers", Fault::Stall, Demand::Honesty)
