@@ -45,11 +45,7 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
     let (spool, leftovers) = rt::blocking(move || Spool::open(&state_dir, &source)).await?;
     let (invalidations, heard) = mpsc::unbounded_channel();
     let negative_ttl = negative_ttl(config);
-    let tree = Tree::new(
-        client.clone(),
-        tree_settings(config, negative_ttl, &client),
-        invalidations,
-    );
+    let tree = Tree::new(client.clone(), tree_settings(config, &client), invalidations);
     let context = Arc::new(FileContext {
         client: client.clone(),
         budget: Budget::new(config.memory_bytes, config.stall_timeout),
@@ -144,14 +140,13 @@ fn negative_ttl(config: &MountConfig) -> Duration {
     }
 }
 
-fn tree_settings(config: &MountConfig, negative_ttl: Duration, client: &Client) -> TreeSettings {
+fn tree_settings(config: &MountConfig, client: &Client) -> TreeSettings {
     TreeSettings {
         source: config.source.clone(),
         metadata_ttl: match config.metadata_ttl {
             MetadataTtl::For(ttl) => Some(ttl),
             MetadataTtl::Forever => None,
         },
-        negative_ttl,
         attributes: config.attributes,
         read_only: config.access.read_only,
         allow_bucket_changes: config.allow_bucket_changes,

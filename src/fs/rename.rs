@@ -179,12 +179,13 @@ impl Fs {
             open.file.settle_copies().await?;
         }
         let expected = self.tree.node(node.ino)?.version;
-        let condition = if no_replace {
-            Condition::Absent
-        } else {
-            Condition::None
-        };
         let displacing = self.displace_hidden(to, open).await?;
+        let condition = match self.tree.hidden_version(to) {
+            _ if !no_replace => Condition::None,
+            // Nobody sees it: it was unlinked, and only waits for its handles.
+            Some(hidden) => Condition::Matches(hidden.etag),
+            None => Condition::Absent,
+        };
         let (source, version) = self.tree.move_object(&from, expected, to, condition).await?;
         self.displaced(displacing).await;
         if let Some(open) = open {

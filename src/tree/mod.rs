@@ -52,7 +52,6 @@ pub struct TreeSettings {
     pub source: Source,
     /// `None`: for ever.
     pub metadata_ttl: Option<Duration>,
-    pub negative_ttl: Duration,
     pub attributes: AttributesMode,
     pub read_only: bool,
     /// `mkdir` and `rmdir` at the root of all buckets create and delete buckets.

@@ -118,10 +118,11 @@ impl Tree {
 
     /// After a 412: was it the destination's condition that failed?
     async fn destination_allows(&self, to: &ObjectId, condition: &Condition) -> Result<()> {
-        if *condition != Condition::Absent {
+        if *condition == Condition::None {
             return Ok(());
         }
         match self.client.head(to).await {
+            Ok(info) if *condition == Condition::Matches(info.version.etag.clone()) => Ok(()),
             Ok(_) => Err(Error::new(ErrorKind::Exists, "the new name exists already").on(to)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),

@@ -42,7 +42,6 @@ pub const BUCKET: &str = "bucket";
 const CONNECTION_BYTES: usize = 256 * 1024;
 /// On a mount's own clock: longer than any chain of time-outs.
 const DEADLINE: Duration = Duration::from_secs(3600);
-const NEGATIVE_TTL: Duration = Duration::from_secs(1);
 
 /// How the mounts of a test are set up.
 #[derive(Clone, Debug)]
@@ -178,7 +177,6 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf) -> Arc<Fs>
             prefix: String::new(),
         },
         metadata_ttl: Some(options.metadata_ttl),
-        negative_ttl: NEGATIVE_TTL,
         attributes: AttributesMode::Auto,
         read_only: false,
         allow_bucket_changes: false,

@@ -121,3 +121,22 @@ fn a_directory_known_by_an_old_tools_marker_can_be_removed_and_renamed() {
     let listed = mount.run("list", driver.list("", false)).expect("listed");
     assert_eq!(listed.keys().collect::<Vec<_>>(), ["z"]);
 }
+
+#[test]
+fn the_name_of_an_unlinked_file_that_is_open_can_be_renamed_to_without_replacing() {
+    let (world, mount) = world_with("f", b"old");
+    world.remote.put("g", b"new");
+    let driver = &mount.driver;
+    let reading = open(&mount, "f", libc::O_RDONLY);
+    mount.run("unlink", driver.unlink("f")).expect("unlinked");
+    mount
+        .run("rename", driver.rename("g", "f", true))
+        .expect("nobody sees what was there");
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"new");
+    assert_eq!(
+        mount.run("read", driver.read(&reading, 0, 10)).expect("read"),
+        b"old"
+    );
+    mount.run("close", driver.close(reading)).expect("closed");
+    assert_eq!(bytes_of(&world, "f").expect("still there"), b"new");
+}
