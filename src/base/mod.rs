@@ -7,4 +7,5 @@ pub mod limits;
 pub mod mount_config;
 pub mod names;
 pub mod object;
+pub mod prices;
 pub mod segments;

@@ -2,6 +2,7 @@
 //! `cli` makes one from options, environment and defaults; nothing else does.
 
 use crate::base::attributes::MetadataFormat;
+use crate::base::prices::RequestPrices;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -154,6 +155,8 @@ pub struct MountConfig {
     pub metadata_format: MetadataFormat,
     pub metadata_ttl: MetadataTtl,
     pub on_conflict: OnConflict,
+    /// To tell what the mount has cost.
+    pub request_prices: Option<RequestPrices>,
     /// The hard limit of all data buffers.
     pub memory_bytes: u64,
     /// An operation without progress for so long answers `ETIMEDOUT`.

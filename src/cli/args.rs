@@ -9,6 +9,7 @@
 
 use crate::base::attributes::MetadataFormat;
 use crate::base::mount_config::{AttributesMode, MetadataTtl, OnConflict, PathStyle};
+use crate::base::prices::RequestPrices;
 use crate::cli::bucket::args::{BucketsArgs, CatArgs, GetArgs, LsArgs, PutArgs, RmArgs, UrlArgs};
 use crate::cli::failure::EXIT_CODES_HELP;
 use crate::cli::units::{parse_duration, parse_mode, parse_size_bytes, parse_ttl};
@@ -39,6 +40,9 @@ pub enum Command {
     /// Unmount: waits until everything is in the bucket
     #[command(alias = "umount", after_long_help = EXIT_CODES_HELP)]
     Unmount(UnmountArgs),
+    /// Forget what a mount believes about a path and all below it: the next look asks the bucket
+    #[command(after_long_help = EXIT_CODES_HELP)]
+    Refresh(RefreshArgs),
     /// Try it out: a local store with two sample buckets, mounted, until Ctrl-C
     Demo(DemoArgs),
     /// Run a local S3 store over a directory, on loopback
@@ -179,6 +183,10 @@ pub struct MountArgs {
     /// object too, fail without keeping it, overwrite the object [default: keep]
     #[arg(long, value_name = "HOW", help_heading = "Writing")]
     pub on_conflict: Option<OnConflictArg>,
+    /// Prices of a thousand requests and of a gigabyte received, such as put=0.005:get=0.0004:list=0.005:received=0.09;
+    /// the log then tells what the mount has cost, at its end and upon SIGUSR1
+    #[arg(long, value_name = "PRICES", value_parser = RequestPrices::parse, help_heading = "Log")]
+    pub request_prices: Option<RequestPrices>,
 
     /// Hard limit of all data buffers [default: 256MiB, or an eighth of the memory limit if that is less]
     #[arg(long, value_name = "SIZE", env = "PAILFS_MEMORY", value_parser = parse_size_bytes, help_heading = "Limits")]
@@ -220,6 +228,15 @@ pub struct MountArgs {
 pub struct UnmountArgs {
     #[arg(value_name = "MOUNTPOINT")]
     pub mount_point: PathBuf,
+    #[command(flatten)]
+    pub state: StateArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RefreshArgs {
+    /// A file or directory in a mount, or the mount point
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
     #[command(flatten)]
     pub state: StateArgs,
 }

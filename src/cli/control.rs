@@ -57,12 +57,18 @@ pub enum ControlRequest {
         progress: watch::Sender<Progress>,
         done: oneshot::Sender<Result<(), Failure>>,
     },
+    /// Forget what is believed about a path in the mount.
+    Refresh {
+        path: PathBuf,
+        done: oneshot::Sender<Result<(), Failure>>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Request {
     Unmount,
+    Refresh { path: PathBuf },
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +76,8 @@ enum Request {
 enum Reply {
     Progress(Progress),
     Done,
+    /// The mount goes on.
+    Refreshed,
     Failed(Failure),
 }
 
@@ -187,6 +195,7 @@ async fn serve_request(
     }
     let reply = match serde_json::from_str::<Request>(&line) {
         Err(error) => Reply::Failed(Failure::usage(format!("control request {line:?}: {error}"))),
+        Ok(Request::Refresh { path }) => refresh(path, &requests).await,
         Ok(Request::Unmount) => {
             let (progress, seen) = watch::channel(Progress::default());
             let (done, result) = oneshot::channel();
@@ -204,6 +213,23 @@ async fn serve_request(
     };
     write_line(&mut write, &reply).await?;
     Ok(reply)
+}
+
+async fn refresh(path: PathBuf, requests: &mpsc::Sender<ControlRequest>) -> Reply {
+    let (done, result) = oneshot::channel();
+    let is_ending = || Reply::Failed(Failure::failed("the mount is ending"));
+    if requests
+        .send(ControlRequest::Refresh { path, done })
+        .await
+        .is_err()
+    {
+        return is_ending();
+    }
+    match result.await {
+        Ok(Ok(())) => Reply::Refreshed,
+        Ok(Err(failure)) => Reply::Failed(failure),
+        Err(_dropped) => is_ending(),
+    }
 }
 
 async fn report_until_done(
@@ -264,6 +290,7 @@ pub async fn request_unmount(stream: UnixStream, mut show: impl FnMut(Progress))
         }
         match serde_json::from_str(&line) {
             Ok(Reply::Progress(progress)) => show(progress),
+            Ok(Reply::Refreshed) => return Err(Failure::failed("the daemon answered another question")),
             Ok(Reply::Failed(failure)) => return Err(failure),
             Ok(Reply::Done) => break,
             Err(error) => return Err(Failure::failed(format!("the daemon's answer {line:?}: {error}"))),
@@ -275,6 +302,38 @@ pub async fn request_unmount(stream: UnixStream, mut show: impl FnMut(Progress))
         Err(_) => Err(Failure::failed(
             "unmounted, and everything is in the bucket, but the daemon does not end",
         )),
+    }
+}
+
+/// Asks the daemon behind `stream` to forget what it believes about `path` (within the mount).
+///
+/// # Errors
+/// What the daemon says; Failed when it ends or falls silent without an answer.
+pub async fn request_refresh(stream: UnixStream, path: &Path) -> Result<(), Failure> {
+    let lost = |error: &std::io::Error| Failure::io(error, "the daemon's control socket");
+    let (read, mut write) = stream.into_split();
+    let request = Request::Refresh {
+        path: path.to_owned(),
+    };
+    write_line(&mut write, &request)
+        .await
+        .map_err(|error| lost(&error))?;
+    let mut line = String::new();
+    let mut read = BufReader::new(read).take(MAX_LINE_BYTES);
+    match rt::timeout(SILENCE_LIMIT, read.read_line(&mut line)).await {
+        Ok(result) => result.map_err(|error| lost(&error))?,
+        Err(_elapsed) => {
+            return Err(Failure::failed(format!(
+                "the daemon has said nothing for {SILENCE_LIMIT:?}"
+            )));
+        }
+    };
+    match serde_json::from_str(&line) {
+        Ok(Reply::Refreshed) => Ok(()),
+        Ok(Reply::Failed(failure)) => Err(failure),
+        answer => Err(Failure::failed(format!(
+            "the daemon's answer {line:?}: {answer:?}"
+        ))),
     }
 }
 

@@ -2,8 +2,10 @@
 
 use crate::base::error::ErrorKind;
 use crate::base::mount_config::{MetadataTtl, MountConfig, Source};
+use crate::base::prices::RequestPrices;
 use crate::cli::connect;
 use crate::cli::control::Progress;
+use crate::cli::costs;
 use crate::cli::failure::Failure;
 use crate::cli::known_stores::KnownStores;
 use crate::fs::shutdown::Pending;
@@ -15,8 +17,9 @@ use crate::rt;
 use crate::s3::types::ListRequest;
 use crate::s3::{Client, ClientOptions, Feature, Support};
 use crate::spool::Spool;
-use crate::telemetry::{Metrics, RequestClass};
+use crate::telemetry::Metrics;
 use crate::tree::{Tree, TreeSettings};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -30,6 +33,7 @@ pub struct Mounted {
     session: fuse::Mounted,
     client: Client,
     known_stores: KnownStores,
+    request_prices: Option<RequestPrices>,
 }
 
 /// Connects to the store, adopts what an earlier mount left, mounts at `config.mount_point`.
@@ -62,6 +66,7 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
         session,
         client,
         known_stores,
+        request_prices: config.request_prices,
     })
 }
 
@@ -193,14 +198,21 @@ impl Mounted {
         all_sent(&unsent)
     }
 
-    fn log_requests(&self) {
-        let counts: Vec<String> = RequestClass::ALL
-            .into_iter()
-            .map(|class| (class, self.client.metrics().requests(class)))
-            .filter(|(_, requests)| *requests > 0)
-            .map(|(class, requests)| format!("{}={requests}", class.name()))
-            .collect();
-        tracing::info!(requests = counts.join(" "), "requests of this mount");
+    /// Writes to the log what the mount has asked of the store so far.
+    pub fn log_requests(&self) {
+        tracing::info!(
+            "requests of this mount: {}",
+            costs::describe(self.client.metrics(), self.request_prices.as_ref())
+        );
+    }
+
+    /// Forgets what is believed about a path within the mount.
+    ///
+    /// # Errors
+    /// When no object or directory can have the path.
+    pub fn refresh(&self, path: &Path) -> Result<(), Failure> {
+        tracing::info!(path = %path.display(), "refreshed");
+        self.fs.tree().refresh(path).map_err(Failure::from)
     }
 }
 

@@ -11,6 +11,7 @@ pub mod conflicts;
 mod conflicts_command;
 mod connect;
 pub mod control;
+mod costs;
 pub mod daemon;
 mod demo;
 pub mod environment;
@@ -22,6 +23,7 @@ mod mount;
 pub mod mount_config;
 mod mount_options;
 mod progress;
+mod refresh;
 mod serve;
 mod signals;
 pub mod system;
@@ -75,6 +77,7 @@ fn dispatch(command: Command, arguments: &[OsString]) -> Result<(), Failure> {
         Command::Mount(args) => mount::run(*args, arguments),
         Command::Unmount(args) => unmount::run(&args),
         Command::WatchMount(args) => watcher::watch(&args.mount_point, std::io::stdin()),
+        Command::Refresh(args) => refresh::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Buckets(args) => bucket::run_buckets(&args),

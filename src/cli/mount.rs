@@ -16,7 +16,7 @@ use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::filesystem::{self, Mounted};
 use crate::cli::mount_config::{self, Accounts, MountCommand};
-use crate::cli::signals::{self, EndingSignals};
+use crate::cli::signals::{self, EndingSignals, ReportSignal};
 use crate::cli::system::mount_table::{self, Mount};
 use crate::cli::system::mounts::{self, Way};
 use crate::cli::system::{accounts, directories};
@@ -141,6 +141,7 @@ async fn serve(
     interactive: bool,
 ) -> Result<(), Failure> {
     let mut signals = EndingSignals::listen()?;
+    let mut reports = ReportSignal::listen()?;
     let mut mounted = tokio::select! {
         result = filesystem::start(config) => result?,
         () = signals.next() => {
@@ -167,7 +168,7 @@ async fn serve(
         ));
     }
     signals::start(signals, requests, interactive);
-    let result = serve_until_end(config, &mut mounted, &mut received).await;
+    let result = serve_until_end(config, &mut mounted, &mut received, &mut reports).await;
     // Whoever asked too late gets an answer too.
     drop(received);
     control.finish().await;
@@ -213,15 +214,28 @@ async fn serve_until_end(
     config: &MountConfig,
     mounted: &mut Mounted,
     requests: &mut mpsc::Receiver<ControlRequest>,
+    reports: &mut ReportSignal,
 ) -> Result<(), Failure> {
     loop {
         let request = tokio::select! {
             () = mounted.ended() => None,
             request = requests.recv() => request,
+            () = reports.next() => {
+                mounted.log_requests();
+                continue;
+            }
         };
-        let Some(ControlRequest::Unmount { way, progress, done }) = request else {
-            tracing::info!("unmounted from outside");
-            return mounted.finish(&watch::channel(Progress::default()).0).await;
+        let (way, progress, done) = match request {
+            None => {
+                tracing::info!("unmounted from outside");
+                return mounted.finish(&watch::channel(Progress::default()).0).await;
+            }
+            Some(ControlRequest::Refresh { path, done }) => {
+                // Who asked may be gone.
+                let _nobody_waits = done.send(mounted.refresh(&path));
+                continue;
+            }
+            Some(ControlRequest::Unmount { way, progress, done }) => (way, progress, done),
         };
         if let Err(failure) = unmount(config, mounted, way, &progress).await {
             tracing::warn!(%failure, "still mounted");

@@ -83,6 +83,7 @@ pub fn resolve(
             .metadata_ttl
             .unwrap_or(MetadataTtl::For(DEFAULT_METADATA_TTL)),
         on_conflict: args.on_conflict.map(Into::into).unwrap_or_default(),
+        request_prices: args.request_prices,
         memory_bytes,
         stall_timeout,
         state_dir: environment.state_dir(args.state.state_dir.as_deref())?,

@@ -7,6 +7,7 @@
 //!    beside `-o` wins over it, because it is more deliberate than a line in fstab.
 
 use crate::base::mount_config::KernelFlag;
+use crate::base::prices::RequestPrices;
 use crate::cli::args::{MountArgs, PathStyleArg};
 use crate::cli::units::{parse_duration, parse_mode, parse_size_bytes, parse_ttl};
 use clap::ValueEnum;
@@ -88,6 +89,7 @@ fn apply_value(name: &str, value: &str, args: &mut MountArgs) -> Result<(), Stri
         "metadata_format" => args.metadata_format = Some(parse_word(value)?),
         "metadata_ttl" => args.metadata_ttl = Some(parse_ttl(value)?),
         "on_conflict" => args.on_conflict = Some(parse_word(value)?),
+        "request_prices" => args.request_prices = Some(RequestPrices::parse(value)?),
         "memory" => args.memory = Some(parse_size_bytes(value)?),
         "stall_timeout" => args.stall_timeout = Some(parse_duration(value)?),
         "state_dir" => args.state.state_dir = Some(value.into()),
@@ -222,6 +224,7 @@ fn merge(args: &mut MountArgs, other: MountArgs) {
     fill(&mut args.metadata_format, other.metadata_format);
     fill(&mut args.metadata_ttl, other.metadata_ttl);
     fill(&mut args.on_conflict, other.on_conflict);
+    fill(&mut args.request_prices, other.request_prices);
     fill(&mut args.memory, other.memory);
     fill(&mut args.stall_timeout, other.stall_timeout);
     fill(&mut args.state.state_dir, other.state.state_dir);

@@ -46,6 +46,26 @@ impl EndingSignals {
     }
 }
 
+/// SIGUSR1, upon which a mount writes to its log what it has asked of the store.
+#[derive(Debug)]
+pub struct ReportSignal(Signal);
+
+impl ReportSignal {
+    /// From now on it does not end the process.
+    ///
+    /// # Errors
+    /// When the runtime cannot listen to it.
+    pub fn listen() -> Result<Self, Failure> {
+        let listened = signal(SignalKind::user_defined1());
+        listened.map(Self).map_err(|error| Failure::io(&error, "signals"))
+    }
+
+    /// Waits for one.
+    pub async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
+
 /// Turns signals into requests, until the receiver of `requests` is gone. `interactive`: a person sees our output.
 pub async fn run(mut signals: EndingSignals, requests: mpsc::Sender<ControlRequest>, interactive: bool) {
     let mut way = Way::Plain;

@@ -217,7 +217,7 @@ impl Fs {
 
     /// Whether the version that open handles have is still the newest.
     async fn is_current(&self, node: &Node) -> Result<bool> {
-        if self.tree.trusts_caches() {
+        if self.tree.trusts_caches(node) {
             return Ok(true);
         }
         let info = self.tree.look(node).await?;
@@ -232,7 +232,7 @@ impl Fs {
             .object()
             .cloned()
             .ok_or_else(|| Error::new(ErrorKind::IsDirectory, "is a directory"))?;
-        if self.tree.trusts_caches() || (self.tree.has_pages(node) && node.version.is_some()) {
+        if self.tree.trusts_caches(node) || (self.tree.has_pages(node) && node.version.is_some()) {
             return self.open_by_head(node, id).await;
         }
         let asked_at = rt::now();
@@ -300,7 +300,7 @@ impl Fs {
 
     async fn open_by_head(self: &Arc<Self>, node: &Node, id: ObjectId) -> Result<(Claim, bool)> {
         let mut node = node.clone();
-        if !self.tree.trusts_caches() || node.headers.is_none() || node.version.is_none() {
+        if !self.tree.trusts_caches(&node) || node.headers.is_none() || node.version.is_none() {
             let info = self.tree.look(&node).await?;
             if node
                 .version

@@ -144,7 +144,7 @@ impl Tree {
         Err(Error::new(ErrorKind::NotPermitted, text).on_bucket(name))
     }
 
-    fn forget_buckets(&self) {
+    pub(super) fn forget_buckets(&self) {
         *self.buckets.listed.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.buckets
             .asked

@@ -14,8 +14,8 @@ use std::time::SystemTime;
 impl Tree {
     /// True when nothing needs to be asked at `open`: the user said that nobody else writes here.
     #[must_use]
-    pub fn trusts_caches(&self) -> bool {
-        self.settings.metadata_ttl.is_none()
+    pub fn trusts_caches(&self, node: &Node) -> bool {
+        self.settings.metadata_ttl.is_none() && node.refresh_due.is_none()
     }
 
     /// True when the kernel may hold pages of the inode's current version.
@@ -79,7 +79,7 @@ impl Tree {
         let table = self.table();
         table
             .object(id)
-            .filter(|node| !node.gone && (node.local || self.is_fresh(node.checked_at)))
+            .filter(|node| !node.gone && (node.local || self.is_node_fresh(node)))
             .cloned()
     }
 
@@ -118,7 +118,7 @@ impl Tree {
                 node.pages_of = Some(version.etag.clone());
             }
             node.version = Some(version);
-            node.checked_at = rt::now();
+            node.confirm(rt::now());
             node.clone()
         };
         self.relist(&node);

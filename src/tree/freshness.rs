@@ -1,11 +1,14 @@
 //! What was seen of an object by whoever looked at it, brought to the table, the listings and the kernel.
 
-use super::node::{Ino, Node, Place};
+use super::node::{DirectoryPlace, Ino, Node, Place};
 use super::{Invalidation, Tree};
 use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::mount_config::Source;
+use crate::base::names::{self, DirectoryKey};
 use crate::base::object::{ObjectHeaders, ObjectInfo, Version};
 use crate::rt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What a look at an object meant for the inode that led there.
@@ -76,7 +79,7 @@ impl Tree {
         let Some(id) = node.object().cloned() else {
             return Ok(node);
         };
-        if node.local || node.gone || node.pins > 0 || self.is_fresh(node.checked_at) {
+        if node.local || node.gone || node.pins > 0 || self.is_node_fresh(&node) {
             return Ok(node);
         }
         let asked_at = rt::now();
@@ -91,6 +94,68 @@ impl Tree {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Forgets what is believed about a path within the mount and everything below it: whoever looks next asks the
+    /// bucket, also with `--metadata-ttl forever`. What is open stays as it is, and so does what is not sent yet.
+    ///
+    /// # Errors
+    /// `NotFound` or a name error when nothing can have this path.
+    pub fn refresh(&self, path: &Path) -> Result<()> {
+        let mut names = path.iter();
+        let mut place = match &self.settings.source {
+            Source::Bucket { bucket, prefix } => DirectoryPlace {
+                bucket: bucket.as_str().into(),
+                key: DirectoryKey::root(prefix),
+            },
+            Source::AllBuckets => match names.next().map(|name| name.to_str()) {
+                None => {
+                    self.refresh_all();
+                    return Ok(());
+                }
+                Some(None) => return Err(Error::new(ErrorKind::NotFound, "no such bucket")),
+                Some(Some(bucket)) => DirectoryPlace {
+                    bucket: bucket.into(),
+                    key: DirectoryKey::root(""),
+                },
+            },
+        };
+        let mut file = None;
+        for name in names {
+            let resolved = names::resolve(&place.key, name)
+                .map_err(|error| Error::new(error.on_lookup(), error.to_string()))?;
+            self.listings.forget(&place);
+            file = resolved.file.map(|file| file.key);
+            let Some(key) = resolved.directory else { break };
+            place.key = key;
+        }
+        self.refresh_below(&place, file.as_deref());
+        Ok(())
+    }
+
+    fn refresh_all(&self) {
+        self.forget_buckets();
+        let buckets = self.table().known_buckets();
+        for bucket in buckets {
+            let key = DirectoryKey::root("");
+            self.refresh_below(&DirectoryPlace { bucket, key }, None);
+        }
+    }
+
+    fn refresh_below(&self, place: &DirectoryPlace, file: Option<&str>) {
+        let prefix = place.key.prefix();
+        self.listings
+            .forget_where(|listed| listed.bucket == place.bucket && listed.key.prefix().starts_with(prefix));
+        let known = self.table().refresh(&place.bucket, prefix, file, rt::now());
+        for (parent, name) in known {
+            let name = name.to_string();
+            self.invalidate(Invalidation::Entry { parent, name });
+        }
+    }
+
+    /// True while what is known of the inode may be believed.
+    pub(crate) fn is_node_fresh(&self, node: &Node) -> bool {
+        node.refresh_due.is_none() && self.is_fresh(node.checked_at)
     }
 
     /// This mount has put `version` at the inode's key.
@@ -115,7 +180,7 @@ impl Tree {
             if headers.is_some() {
                 node.headers = headers;
             }
-            node.checked_at = rt::now();
+            node.confirm(rt::now());
             node.clone()
         };
         if let (Some(id), Some(version)) = (node.object(), &node.version) {

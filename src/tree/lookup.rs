@@ -139,7 +139,7 @@ impl Tree {
         [below, object]
             .into_iter()
             .flatten()
-            .find(|node| !node.gone && self.is_fresh(node.checked_at))
+            .find(|node| !node.gone && self.is_node_fresh(node))
             .cloned()
     }
 

@@ -60,6 +60,8 @@ pub struct Node {
     pub headers: Option<Arc<ObjectHeaders>>,
     /// When the bucket last confirmed this.
     pub checked_at: Instant,
+    /// The user said at this time that the bucket is to be asked again.
+    pub refresh_due: Option<Instant>,
     /// For what has no time of its own (directories without a marker).
     pub first_seen: SystemTime,
     pub link_target: Option<Arc<[u8]>>,
@@ -80,6 +82,14 @@ pub struct Node {
 }
 
 impl Node {
+    /// The bucket has confirmed at `at` what is known.
+    pub(super) fn confirm(&mut self, at: Instant) {
+        self.checked_at = self.checked_at.max(at);
+        if self.refresh_due.is_some_and(|due| due <= at) {
+            self.refresh_due = None;
+        }
+    }
+
     /// The object's address.
     #[must_use]
     pub fn object(&self) -> Option<&ObjectId> {

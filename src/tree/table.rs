@@ -193,7 +193,7 @@ impl Table {
         if link.is_some() {
             node.link = link;
         }
-        node.checked_at = node.checked_at.max(seen_at);
+        node.confirm(seen_at);
         node
     }
 
@@ -366,6 +366,42 @@ impl Table {
             .collect()
     }
 
+    /// Buckets of which any directory is known.
+    #[must_use]
+    pub fn known_buckets(&self) -> HashSet<Arc<str>> {
+        self.directories
+            .keys()
+            .map(|place| place.bucket.clone())
+            .collect()
+    }
+
+    /// What is believed of the object `file`, and of everything at and below `prefix`, is to be asked again. Returns the
+    /// names that the kernel knows of these.
+    pub fn refresh(
+        &mut self,
+        bucket: &str,
+        prefix: &str,
+        file: Option<&str>,
+        now: Instant,
+    ) -> Vec<(Ino, Arc<str>)> {
+        let is_meant = |place: &Place| match place {
+            Place::Buckets => false,
+            Place::Directory(place) => *place.bucket == *bucket && place.key.prefix().starts_with(prefix),
+            Place::Object(id) => {
+                *id.bucket == *bucket && (id.key.starts_with(prefix) || Some(&*id.key) == file)
+            }
+        };
+        let mut links = Vec::new();
+        for node in self.nodes.values_mut().filter(|node| is_meant(&node.place)) {
+            node.refresh_due = Some(now);
+            if node.lookups > 0 {
+                links.extend(node.link.clone());
+            }
+        }
+        let number = |link: Link| (self.number_of_directory(&link.parent), link.name);
+        links.into_iter().map(number).collect()
+    }
+
     /// Files of one directory that only this mount knows.
     #[must_use]
     pub fn local_in(&self, parent: &DirectoryPlace) -> Vec<Node> {
@@ -482,7 +518,7 @@ fn refresh(node: &mut Node, seen: Seen) {
         node.headers = seen.headers;
     }
     node.version = Some(seen.version);
-    node.checked_at = node.checked_at.max(seen.at);
+    node.confirm(seen.at);
 }
 
 fn blank(ino: Ino, place: Place, kind: Kind, link: Option<Link>, now: Instant, today: SystemTime) -> Node {
@@ -496,6 +532,7 @@ fn blank(ino: Ino, place: Place, kind: Kind, link: Option<Link>, now: Instant, t
         attributes_known: false,
         headers: None,
         checked_at: now,
+        refresh_due: None,
         first_seen: today,
         link_target: None,
         pins: 0,

@@ -23,6 +23,7 @@ mod large;
 mod log;
 mod programs;
 mod read_only;
+mod refreshing;
 mod starting;
 mod two_mounts;
 mod users;

@@ -385,6 +385,11 @@ impl Mount {
         self.is_left = true;
     }
 
+    /// Another command of the program, as the user of this mount.
+    pub fn pailfs(&self) -> Tool {
+        self.place.pailfs()
+    }
+
     pub fn peak_memory_kib(&self) -> u64 {
         processes::peak_memory_kib(self.process_id)
     }
