@@ -69,7 +69,7 @@ impl World {
             version_id: None,
         };
         let reply = self.client.get(&request).await.expect("the object is there");
-        Reader::from_reply(self.client.clone(), self.budget.clone(), id.clone(), reply)
+        Reader::from_reply(self.client.clone(), self.budget.clone(), None, id.clone(), reply)
     }
 
     fn gets(&self) -> u64 {

@@ -26,6 +26,11 @@ impl Crc32c {
     }
 
     #[must_use]
+    pub fn value(self) -> u32 {
+        self.value
+    }
+
+    #[must_use]
     pub fn of_segments(segments: &crate::base::segments::Segments) -> Self {
         segments
             .pieces()

@@ -43,6 +43,9 @@ pub enum Command {
     /// Forget what a mount believes about a path and all below it: the next look asks the bucket
     #[command(after_long_help = EXIT_CODES_HELP)]
     Refresh(RefreshArgs),
+    /// Show or clear the cache of file contents, or fill it
+    #[command(after_long_help = EXIT_CODES_HELP)]
+    Cache(CacheArgs),
     /// Try it out: a local store with two sample buckets, mounted, until Ctrl-C
     Demo(DemoArgs),
     /// Run a local S3 store over a directory, on loopback
@@ -206,6 +209,11 @@ pub struct MountArgs {
     )]
     pub cache_dir: Option<PathBuf>,
 
+    /// Keep contents of files that are read in the cache directory, up to this size (in all mounts that share it)
+    /// [default: 0, none]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes, help_heading = "Local files")]
+    pub cache_size: Option<u64>,
+
     /// Name that mount tables show as the source [default: the source]
     #[arg(long, value_name = "NAME", help_heading = "Mount table")]
     pub fsname: Option<String>,
@@ -230,6 +238,32 @@ pub struct UnmountArgs {
     pub mount_point: PathBuf,
     #[command(flatten)]
     pub state: StateArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct CacheArgs {
+    /// The cache directory of the mounts (default: ~/.cache/pailfs; root: /var/cache/pailfs)
+    #[arg(long, value_name = "DIR", env = "PAILFS_CACHE_DIR", global = true)]
+    pub cache_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub action: CacheAction,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum CacheAction {
+    /// How much is in it
+    Status,
+    /// Remove everything from it; mounts that use it go on
+    Clear,
+    /// Read files, and all files below directories, through a mount with --cache-size, so that they are in its cache
+    Warm {
+        /// Files and directories in a mount
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Files that are read at the same time
+        #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+        parallel: u16,
+    },
 }
 
 #[derive(Args, Clone, Debug)]

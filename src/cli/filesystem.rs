@@ -3,11 +3,14 @@
 use crate::base::error::ErrorKind;
 use crate::base::mount_config::{MetadataTtl, MountConfig, Source};
 use crate::base::prices::RequestPrices;
+use crate::cache::blocks::{self, BlockCache};
+use crate::cli::cache;
 use crate::cli::connect;
 use crate::cli::control::Progress;
 use crate::cli::costs;
 use crate::cli::failure::Failure;
 use crate::cli::known_stores::KnownStores;
+use crate::cli::system::directories;
 use crate::fs::shutdown::Pending;
 use crate::fs::{Defaults, Fs, FsSettings};
 use crate::fuse;
@@ -34,6 +37,7 @@ pub struct Mounted {
     client: Client,
     known_stores: KnownStores,
     request_prices: Option<RequestPrices>,
+    disk_cache: Option<Arc<BlockCache>>,
 }
 
 /// Connects to the store, adopts what an earlier mount left, mounts at `config.mount_point`.
@@ -50,9 +54,15 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
     let (invalidations, heard) = mpsc::unbounded_channel();
     let negative_ttl = negative_ttl(config);
     let tree = Tree::new(client.clone(), tree_settings(config, &client), invalidations);
+    let disk_cache = open_disk_cache(config, client.endpoint()).await?;
     let context = Arc::new(FileContext {
         client: client.clone(),
-        budget: Budget::new(config.memory_bytes, config.stall_timeout),
+        // What the disk cache holds while it writes is a part of it.
+        budget: Budget::new(
+            config.memory_bytes - disk_cache.as_ref().map_or(0, |_| blocks::STORING_BYTES),
+            config.stall_timeout,
+        ),
+        disk_cache: disk_cache.clone(),
         spool: spool.clone(),
         metadata_format: config.metadata_format,
         stall_timeout: config.stall_timeout,
@@ -67,6 +77,7 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
         client,
         known_stores,
         request_prices: config.request_prices,
+        disk_cache,
     })
 }
 
@@ -79,6 +90,20 @@ fn spool_source(config: &MountConfig, client: &Client) -> String {
     } else {
         source
     }
+}
+
+async fn open_disk_cache(config: &MountConfig, endpoint: &str) -> Result<Option<Arc<BlockCache>>, Failure> {
+    let Some(limit_bytes) = config.cache_size_bytes else {
+        return Ok(None);
+    };
+    let directory = cache::blocks_directory(&config.cache_dir);
+    directories::make_trusted(&directory)?;
+    let endpoint = endpoint.to_owned();
+    let opened = rt::blocking(move || {
+        let opened = BlockCache::open(&directory, limit_bytes, &endpoint);
+        opened.map_err(|error| Failure::io(&error, format_args!("cache {}", directory.display())))
+    });
+    opened.await.map(Some)
 }
 
 fn client_options(config: &MountConfig) -> ClientOptions {
@@ -204,6 +229,15 @@ impl Mounted {
             "requests of this mount: {}",
             costs::describe(self.client.metrics(), self.request_prices.as_ref())
         );
+        if let Some(cache) = &self.disk_cache {
+            let counts = cache.counts();
+            tracing::info!(
+                "disk cache of this mount: served_bytes={} stored_bytes={} damaged_blocks={}",
+                counts.served_bytes,
+                counts.stored_bytes,
+                counts.damaged_blocks
+            );
+        }
     }
 
     /// Forgets what is believed about a path within the mount.

@@ -7,6 +7,7 @@
 mod advice;
 pub mod args;
 pub mod bucket;
+mod cache;
 pub mod conflicts;
 mod conflicts_command;
 mod connect;
@@ -77,6 +78,7 @@ fn dispatch(command: Command, arguments: &[OsString]) -> Result<(), Failure> {
         Command::Mount(args) => mount::run(*args, arguments),
         Command::Unmount(args) => unmount::run(&args),
         Command::WatchMount(args) => watcher::watch(&args.mount_point, std::io::stdin()),
+        Command::Cache(args) => cache::run(&args),
         Command::Refresh(args) => refresh::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),

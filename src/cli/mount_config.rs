@@ -21,6 +21,8 @@ use std::time::Duration;
 pub const DEFAULT_MEMORY_BYTES: u64 = 256 * MIB;
 /// Below this, a part of the smallest size that S3 accepts would not fit into a quarter of the budget.
 pub const MIN_MEMORY_BYTES: u64 = 32 * MIB;
+/// Objects of up to a quarter of the cache are kept: below this, hardly any.
+pub const MIN_CACHE_BYTES: u64 = 16 * MIB;
 pub const DEFAULT_METADATA_TTL: Duration = Duration::from_secs(10);
 pub const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -88,6 +90,7 @@ pub fn resolve(
         stall_timeout,
         state_dir: environment.state_dir(args.state.state_dir.as_deref())?,
         cache_dir: environment.cache_dir(args.cache_dir.as_deref())?,
+        cache_size_bytes: cache_size(args.cache_size)?,
         fsname,
         subtype,
         kernel_flags: safe_kernel_flags(kernel_flags),
@@ -99,6 +102,18 @@ pub fn resolve(
         log_level,
         log_file,
     })
+}
+
+/// Zero is none.
+fn cache_size(size_bytes: Option<u64>) -> Result<Option<u64>, Failure> {
+    match size_bytes {
+        None | Some(0) => Ok(None),
+        Some(size_bytes) if size_bytes < MIN_CACHE_BYTES => Err(Failure::usage(format!(
+            "--cache-size must be at least {} MiB, or 0",
+            MIN_CACHE_BYTES / MIB
+        ))),
+        Some(size_bytes) => Ok(Some(size_bytes)),
+    }
 }
 
 /// Checks how the store is to be reached.

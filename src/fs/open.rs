@@ -232,7 +232,8 @@ impl Fs {
             .object()
             .cloned()
             .ok_or_else(|| Error::new(ErrorKind::IsDirectory, "is a directory"))?;
-        if self.tree.trusts_caches(node) || (self.tree.has_pages(node) && node.version.is_some()) {
+        let has_pages = self.tree.has_pages(node) && node.version.is_some();
+        if self.tree.trusts_caches(node) || has_pages || self.is_on_disk(node).await {
             return self.open_by_head(node, id).await;
         }
         let asked_at = rt::now();
@@ -259,6 +260,7 @@ impl Fs {
         let reader = Reader::from_reply(
             self.context.client.clone(),
             self.context.budget.clone(),
+            self.context.disk_cache.clone(),
             id,
             reply,
         );
@@ -298,6 +300,19 @@ impl Fs {
         Err(Error::new(ErrorKind::Corrupt, text).on(id))
     }
 
+    /// Whether the disk cache has all of the version that is known: then a look at the object is enough.
+    async fn is_on_disk(&self, node: &Node) -> bool {
+        let (Some(cache), Some(id), Some(version)) = (
+            self.context.disk_cache.clone(),
+            node.object().cloned(),
+            node.version.clone(),
+        ) else {
+            return false;
+        };
+        let look = move || cache.has_all(&id.bucket, &id.key, version.etag.as_str(), version.size_bytes);
+        rt::blocking(look).await
+    }
+
     async fn open_by_head(self: &Arc<Self>, node: &Node, id: ObjectId) -> Result<(Claim, bool)> {
         let mut node = node.clone();
         if !self.tree.trusts_caches(&node) || node.headers.is_none() || node.version.is_none() {
@@ -315,9 +330,10 @@ impl Fs {
             return Err(stale(&node));
         };
         let headers = node.headers.as_deref().cloned().unwrap_or_default();
-        let reader = Reader::new(
+        let reader = Reader::cached(
             self.context.client.clone(),
             self.context.budget.clone(),
+            self.context.disk_cache.clone(),
             id,
             version,
         );

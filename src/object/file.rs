@@ -36,6 +36,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extents::{Backing, ExtentMap};
 use crate::base::mount_config::OnConflict;
 use crate::base::object::{ByteRange, ETag, ObjectHeaders, ObjectId, Version};
+use crate::cache::blocks::BlockCache;
 use crate::plan::parts::UploadPolicy;
 use crate::rt;
 use crate::s3::Client;
@@ -55,6 +56,8 @@ const MAX_EARLY_COMMITS: u32 = 3;
 pub struct FileContext {
     pub client: Client,
     pub budget: Arc<Budget>,
+    /// Of what is read, if the user wants one.
+    pub disk_cache: Option<Arc<BlockCache>>,
     pub spool: Arc<Spool>,
     pub metadata_format: MetadataFormat,
     pub stall_timeout: Duration,

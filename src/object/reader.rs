@@ -6,9 +6,11 @@
 //! 2. Sharing what was fetched, and bounded memory: [`pieces`].
 //! 3. Serving bytes while their request still runs, in as few wake-ups and copies as possible: [`piece`].
 //! 4. Never a byte of another version: [`fetch`].
-//! 5. A handle is closed, or moves to another version of its file, while data is fetched ahead for it: its stream
+//! 5. What is on disk is not asked for again: [`disk`].
+//! 6. A handle is closed, or moves to another version of its file, while data is fetched ahead for it: its stream
 //!    tells the reader, which drops what nobody else wants ([`ReadStream::plan`] and its `drop`).
 
+mod disk;
 mod fetch;
 mod piece;
 mod pieces;
@@ -16,8 +18,10 @@ mod pieces;
 use super::budget::{Budget, Reclaim};
 use crate::base::error::{ErrorKind, Result};
 use crate::base::object::{ByteRange, ObjectId, Version};
+use crate::cache::blocks::BlockCache;
 use crate::plan::readahead::{History, Plan};
 use crate::s3::{Client, GetReply};
+use disk::Disk;
 use fetch::Source;
 use piece::{Held, Waited};
 use pieces::{Followed, Owner, Pieces};
@@ -54,9 +58,21 @@ struct StreamState {
 impl Reader {
     /// Sends nothing until the first read. To be called, as all else here, within the runtime's context.
     pub fn new(client: Client, budget: Arc<Budget>, id: ObjectId, version: Version) -> Arc<Self> {
+        Self::cached(client, budget, None, id, version)
+    }
+
+    /// The same, with a cache on disk.
+    pub fn cached(
+        client: Client,
+        budget: Arc<Budget>,
+        disk: Option<Arc<BlockCache>>,
+        id: ObjectId,
+        version: Version,
+    ) -> Arc<Self> {
         let pieces = Arc::new(Pieces::new(Arc::new(Source {
             client,
             budget,
+            disk: disk.map(Disk::new),
             id,
             version,
         })));
@@ -68,9 +84,15 @@ impl Reader {
     /// The reader of the version that `reply` is a part (or the whole) of; its body becomes the first data, served
     /// while it arrives. Where there is no memory for it now, the body is dropped, and fetched again when it is
     /// read.
-    pub fn from_reply(client: Client, budget: Arc<Budget>, id: ObjectId, reply: GetReply) -> Arc<Self> {
+    pub fn from_reply(
+        client: Client,
+        budget: Arc<Budget>,
+        disk: Option<Arc<BlockCache>>,
+        id: ObjectId,
+        reply: GetReply,
+    ) -> Arc<Self> {
         let GetReply { info, range, body } = reply;
-        let reader = Self::new(client, budget, id, info.version);
+        let reader = Self::cached(client, budget, disk, id, info.version);
         if !range.is_empty() {
             reader.pieces.insert_body(body, range);
         }

@@ -187,6 +187,7 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf) -> Arc<Fs>
         on_conflict: OnConflict::Keep,
         client,
         budget: Budget::new(options.memory_bytes, options.stall_timeout),
+        disk_cache: None,
         spool: spool.clone(),
         metadata_format: MetadataFormat::Aws,
         stall_timeout: options.stall_timeout,

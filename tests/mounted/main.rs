@@ -14,6 +14,7 @@ mod contract;
 mod copies;
 mod counts;
 mod directories;
+mod disk_cache;
 mod ending;
 mod everyday;
 mod foreign;

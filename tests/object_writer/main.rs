@@ -203,6 +203,7 @@ fn context_with(
     Arc::new(FileContext {
         client,
         budget: Budget::new(budget_bytes, STALL),
+        disk_cache: None,
         spool,
         metadata_format: MetadataFormat::Aws,
         stall_timeout: STALL,

@@ -113,6 +113,7 @@ async fn put(
         spool: open_spool(args, &environment, &client, id).await?,
         client,
         budget: limits.budget(),
+        disk_cache: None,
         metadata_format: args.metadata_format.map(Into::into).unwrap_or_default(),
         stall_timeout: limits.stall_timeout,
         // What another put there stays: the input is still where it was.

@@ -161,7 +161,7 @@ impl Download {
             Source::Body(Box::new(reply.body))
         } else {
             Source::Parallel {
-                reader: Reader::from_reply(client.clone(), budget, id.clone(), reply),
+                reader: Reader::from_reply(client.clone(), budget, None, id.clone(), reply),
                 stream: ReadStream::default(),
             }
         };

@@ -6,6 +6,7 @@
 //! 2. A fetch holds its memory before its request is sent, and waits for nothing but the store afterwards: so no fetch
 //!    keeps a connection, or a permit, while it waits for another's permit ([`run`]).
 
+use super::disk::{self, Disk};
 use super::piece::{Filler, Piece};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::{ByteRange, ObjectId, Version};
@@ -19,6 +20,7 @@ use std::sync::Arc;
 pub struct Source {
     pub client: Client,
     pub budget: Arc<Budget>,
+    pub disk: Option<Disk>,
     pub id: ObjectId,
     pub version: Version,
 }
@@ -38,7 +40,7 @@ pub async fn run_from_body(
     pieces: Vec<Arc<Piece>>,
     is_whole: bool,
 ) {
-    if let Err(error) = fill(&mut body, &pieces, is_whole).await {
+    if let Err(error) = fill(&source, &mut body, &pieces, is_whole).await {
         fail(&source, &pieces, &error);
     }
 }
@@ -60,6 +62,10 @@ async fn fetch(source: &Source, pieces: &[Arc<Piece>]) -> Result<()> {
             return Ok(());
         }
     }
+    let pieces = disk::serve(source, pieces).await;
+    let Some(first) = pieces.first() else {
+        return Ok(());
+    };
     let range = ByteRange::new(first.range.start, last.range.end);
     let request = GetRequest {
         id: source.id.clone(),
@@ -69,7 +75,7 @@ async fn fetch(source: &Source, pieces: &[Arc<Piece>]) -> Result<()> {
     };
     let mut reply = source.client.get(&request).await?;
     check(&source.version, range, &reply.info.version, reply.range)?;
-    fill(&mut reply.body, pieces, true).await
+    fill(source, &mut reply.body, pieces, true).await
 }
 
 /// `Stale` when the answer is of another version than the `wanted` one, `Corrupt` when it is another range.
@@ -88,7 +94,7 @@ fn check(wanted: &Version, asked: ByteRange, got: &Version, answered: ByteRange)
 }
 
 /// Fills the pieces from the beginning of `body`; with `to_its_end` the body must end where the last piece does.
-async fn fill(body: &mut BodyReader, pieces: &[Arc<Piece>], to_its_end: bool) -> Result<()> {
+async fn fill(source: &Source, body: &mut BodyReader, pieces: &[Arc<Piece>], to_its_end: bool) -> Result<()> {
     let mut chunk = Bytes::new();
     for (index, piece) in pieces.iter().enumerate() {
         if chunk.is_empty() {
@@ -96,6 +102,9 @@ async fn fill(body: &mut BodyReader, pieces: &[Arc<Piece>], to_its_end: bool) ->
         }
         // Made, and so its memory touched, only when its first byte is here.
         let mut filler = Filler::new(piece.clone());
+        if source.disk.is_some() {
+            filler.keep_whole();
+        }
         loop {
             let is_last = index + 1 == pieces.len() && chunk.len() >= filler.missing_bytes();
             if is_last && to_its_end {
@@ -107,6 +116,9 @@ async fn fill(body: &mut BodyReader, pieces: &[Arc<Piece>], to_its_end: bool) ->
                 break;
             }
             chunk = next(body).await?;
+        }
+        if let Some(whole) = filler.take_whole() {
+            disk::keep(source, piece.range.start, whole).await;
         }
         if piece.is_fetch_over() {
             // The rest, if there is any, was given up: it is not worth reading.

@@ -317,6 +317,8 @@ pub struct Filler {
     buffer: BytesMut,
     missing_bytes: usize,
     wanted: bool,
+    /// What the piece had when it became complete, for whoever asked to keep it.
+    whole: Option<Vec<Bytes>>,
 }
 
 impl Filler {
@@ -332,7 +334,19 @@ impl Filler {
             buffer,
             missing_bytes,
             wanted: true,
+            whole: None,
         }
+    }
+
+    /// The complete piece is also for [`Filler::take_whole`].
+    pub fn keep_whole(&mut self) {
+        self.whole = Some(Vec::new());
+    }
+
+    /// The bytes of the piece once it is complete, if they were to be kept and the piece was still wanted. Taken at that
+    /// very moment: its reader may be done with it, and close the file, before this is called.
+    pub fn take_whole(&mut self) -> Option<Vec<Bytes>> {
+        self.whole.take().filter(|whole| !whole.is_empty())
     }
 
     pub fn missing_bytes(&self) -> usize {
@@ -347,6 +361,23 @@ impl Filler {
             return;
         }
         self.buffer.extend_from_slice(&taken);
+        self.publish();
+    }
+
+    /// Fills the whole piece by `read`, which says whether it could; nothing is published if not.
+    pub fn fill_with(mut self, read: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        self.buffer.resize(self.missing_bytes, 0);
+        if !read(&mut self.buffer) {
+            self.buffer.clear();
+            self.piece.fill().buffer = self.buffer;
+            return false;
+        }
+        self.missing_bytes = 0;
+        self.publish();
+        true
+    }
+
+    fn publish(&mut self) {
         let published = self.buffer.split().freeze();
         let mut fill = self.piece.fill();
         if !matches!(fill.outcome, Outcome::Filling) {
@@ -360,6 +391,9 @@ impl Filler {
         let is_complete = self.missing_bytes == 0;
         if is_complete {
             fill.outcome = Outcome::Complete;
+            if let Some(whole) = &mut self.whole {
+                whole.clone_from(&fill.arrived);
+            }
             fill.buffer = std::mem::take(&mut self.buffer);
         }
         let wakes = fill.arrived_bytes >= fill.wake_at_bytes;
