@@ -8,6 +8,7 @@
 //! | mtime | `file-mtime` | `mtime` | `goog-reserved-file-mtime`, `goog-reserved-posix-mtime` |
 //! | atime | `file-atime` | `atime` | `goog-reserved-file-atime`, `goog-reserved-posix-atime` |
 //! | ctime | `file-ctime` (ours: other tools ignore it) | `ctime` | |
+//! | device number | `file-device` (ours, in every family): `major:minor` | | |
 //!
 //! Each attribute is taken from the first column, from the left, where it can be understood. What cannot be understood
 //! is ignored, value by value. Difficulties, and what solves each:
@@ -17,6 +18,8 @@
 //!    the unit that puts it near our time. All are kept exact to the nanosecond, before 1970 too (there `-1.5` is 1.5 s before, as rclone has it).
 //! 3. *Stale values.* [`Attributes::write`] removes what every family says before it writes one, so that no older value of
 //!    another family is believed later, by us or by anybody.
+
+pub mod xattrs;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,6 +34,8 @@ pub struct Attributes {
     pub mtime: Option<SystemTime>,
     pub ctime: Option<SystemTime>,
     pub atime: Option<SystemTime>,
+    /// Of a device node; as the kernel numbers devices for FUSE (`new_encode_dev`, `linux/kdev_t.h`).
+    pub device: Option<u32>,
 }
 
 /// Which family of names is written (`--metadata-format`).
@@ -51,6 +56,7 @@ const AWS_GROUP: &str = "file-group";
 const AWS_MTIME: &str = "file-mtime";
 const AWS_CTIME: &str = "file-ctime";
 const AWS_ATIME: &str = "file-atime";
+const DEVICE: &str = "file-device";
 const S3FS_MODE: &str = "mode";
 const S3FS_UID: &str = "uid";
 const S3FS_GID: &str = "gid";
@@ -63,8 +69,8 @@ const GOOG_GID: &str = "goog-reserved-posix-gid";
 const GOOG_MTIMES: [&str; 2] = ["goog-reserved-file-mtime", "goog-reserved-posix-mtime"];
 const GOOG_ATIMES: [&str; 2] = ["goog-reserved-file-atime", "goog-reserved-posix-atime"];
 
-const MODE_AND_OWNER: [&str; 9] = [
-    AWS_MODE, AWS_OWNER, AWS_GROUP, S3FS_MODE, S3FS_UID, S3FS_GID, GOOG_MODE, GOOG_UID, GOOG_GID,
+const MODE_AND_OWNER: [&str; 10] = [
+    AWS_MODE, AWS_OWNER, AWS_GROUP, DEVICE, S3FS_MODE, S3FS_UID, S3FS_GID, GOOG_MODE, GOOG_UID, GOOG_GID,
 ];
 const TIMES: [&str; 10] = [
     AWS_MTIME,
@@ -99,6 +105,7 @@ impl Attributes {
             mtime: time(&[AWS_MTIME, S3FS_MTIME, GOOG_MTIMES[0], GOOG_MTIMES[1]]),
             ctime: time(&[AWS_CTIME, S3FS_CTIME]),
             atime: time(&[AWS_ATIME, S3FS_ATIME, GOOG_ATIMES[0], GOOG_ATIMES[1]]),
+            device: text(DEVICE).and_then(parse_device),
         }
     }
 
@@ -122,6 +129,7 @@ impl Attributes {
                 metadata.insert(name.to_owned(), value);
             }
         };
+        put(DEVICE, self.device.map(format_device));
         if format == MetadataFormat::Aws {
             put(AWS_MODE, self.mode.map(|mode| format!("0{mode:o}")));
             put(AWS_OWNER, self.uid.map(|uid| uid.to_string()));
@@ -205,6 +213,24 @@ fn parse_mode_of_either_base(text: &str) -> Option<u32> {
             Some(if octal_wins { octal } else { decimal })
         }
     }
+}
+
+/// Twelve bits of major, twenty of minor, interleaved as `new_encode_dev` in `linux/kdev_t.h` does it.
+fn parse_device(text: &str) -> Option<u32> {
+    let (major, minor) = text.split_once(':')?;
+    if !is_digits(major) || !is_digits(minor) {
+        return None;
+    }
+    let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
+    (major < 1 << 12 && minor < 1 << 20).then_some((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12))
+}
+
+fn format_device(device: u32) -> String {
+    let (major, minor) = (
+        (device >> 8) & 0xfff,
+        (device & 0xff) | ((device >> 12) & 0xf_ff00),
+    );
+    format!("{major}:{minor}")
 }
 
 /// A uid or gid. The highest number is `(uid_t)-1`, which chown(2) takes for "no change": nobody's.

@@ -56,6 +56,12 @@ pub enum ErrorKind {
     BadHandle,
     /// lseek(2) for data, or a hole, behind the last.
     NoData,
+    /// No extended attribute of that name.
+    NoAttribute,
+    /// An extended attribute that no object could carry.
+    AttributeTooLarge,
+    /// The object carries too much already.
+    NoRoom,
     TooLarge,
     TooManyLinks,
     /// A local file of ours (spool, record) failed with this errno.
@@ -215,6 +221,9 @@ impl Error {
             ErrorKind::CrossDevice => libc::EXDEV,
             ErrorKind::BadHandle => libc::EBADF,
             ErrorKind::NoData => libc::ENXIO,
+            ErrorKind::NoAttribute => libc::ENODATA,
+            ErrorKind::AttributeTooLarge => libc::E2BIG,
+            ErrorKind::NoRoom => libc::ENOSPC,
             ErrorKind::TooLarge => libc::EFBIG,
             ErrorKind::TooManyLinks => libc::EMLINK,
             ErrorKind::LocalIo(errno) => errno,

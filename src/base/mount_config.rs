@@ -153,6 +153,8 @@ pub struct MountConfig {
     pub allow_bucket_changes: bool,
     pub attributes: AttributesMode,
     pub metadata_format: MetadataFormat,
+    /// Show `user.s3.*` in lists of xattrs.
+    pub list_virtual_xattrs: bool,
     pub metadata_ttl: MetadataTtl,
     pub on_conflict: OnConflict,
     /// To tell what the mount has cost.

@@ -178,6 +178,9 @@ pub struct MountArgs {
     /// How mode, owner and times are written to objects [default: aws]
     #[arg(long, value_name = "FORMAT", help_heading = "Metadata")]
     pub metadata_format: Option<MetadataFormatArg>,
+    /// Show user.s3.* in lists of extended attributes, where copying programs find and copy them
+    #[arg(long, help_heading = "Metadata")]
+    pub list_virtual_xattrs: bool,
     /// How long listings and attributes are believed, or "forever" [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = parse_ttl, help_heading = "Metadata")]
     pub metadata_ttl: Option<MetadataTtl>,

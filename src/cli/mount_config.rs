@@ -81,6 +81,7 @@ pub fn resolve(
         allow_bucket_changes: args.allow_bucket_changes,
         attributes: args.attributes.map(Into::into).unwrap_or_default(),
         metadata_format: args.metadata_format.map(Into::into).unwrap_or_default(),
+        list_virtual_xattrs: args.list_virtual_xattrs,
         metadata_ttl: args
             .metadata_ttl
             .unwrap_or(MetadataTtl::For(DEFAULT_METADATA_TTL)),

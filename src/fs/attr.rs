@@ -2,21 +2,19 @@
 //!
 //! Difficulties:
 //! 1. Attributes set while a file has unsent content travel with its upload; else they are a conditional copy of the
-//!    object onto itself, after a look at what is there.
+//!    object onto itself, which waits for more of them ([`super::edits`]).
 //! 2. That copy moves Last-Modified: where the object carried no mtime, the former one becomes it.
 //! 3. A directory's attributes are on its marker. Stores that keep no metadata there (keys ending in `/`) still show
 //!    what was set for the life of the mount.
 
 use super::Fs;
+use super::edits::{Edit, edit_content};
 use super::open::OpenFile;
 use crate::base::attributes::{Attributes, TRANSACTION};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::{Condition, ETag, ObjectHeaders, ObjectId, Version};
-use crate::object::special::put_special;
 use crate::rt;
-use crate::s3::types::CopyRequest;
-use crate::tree::Tree;
-use crate::tree::node::{DirectoryPlace, Ino, Kind, Node, Place};
+use crate::tree::node::{Ino, Kind, Node, Place};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -34,6 +32,8 @@ pub struct Attr {
     pub uid: u32,
     pub gid: u32,
     pub links: u32,
+    /// Of a device node, as [`Attributes::device`] has it.
+    pub device: u32,
     pub atime: SystemTime,
     pub mtime: SystemTime,
     pub ctime: SystemTime,
@@ -50,6 +50,8 @@ pub struct Change {
     pub size_bytes: Option<u64>,
     pub atime: Option<SystemTime>,
     pub mtime: Option<SystemTime>,
+    /// Set-user-id and set-group-id go, as somebody without privileges changes the content.
+    pub drops_set_id: bool,
 }
 
 impl Change {
@@ -61,16 +63,49 @@ impl Change {
             || self.atime.is_some()
     }
 
-    fn apply(&self, attributes: &mut Attributes, kind: Kind, now: SystemTime) {
+    fn gives_away(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some()
+    }
+
+    pub(crate) fn apply(&self, attributes: &mut Attributes, kind: Kind) {
         if let Some(mode) = self.mode {
-            attributes.mode = Some(type_bits(kind) | (mode & 0o7777));
+            attributes.mode = Some(kind.type_bits() | (mode & 0o7777));
+        } else if self.gives_away() && kind != Kind::Directory {
+            attributes.mode = attributes.mode.map(without_set_id);
         }
         attributes.uid = self.uid.or(attributes.uid);
         attributes.gid = self.gid.or(attributes.gid);
         attributes.mtime = self.mtime.or(attributes.mtime);
         attributes.atime = self.atime.or(attributes.atime);
-        attributes.ctime = Some(now);
     }
+
+    /// One change for this one and the one after it. Not of sizes.
+    pub(crate) fn followed_by(&self, later: &Self) -> Self {
+        let mode = match later.mode {
+            None if later.gives_away() => self.mode.map(without_set_id),
+            mode => mode.or(self.mode),
+        };
+        Self {
+            mode,
+            uid: later.uid.or(self.uid),
+            gid: later.gid.or(self.gid),
+            size_bytes: None,
+            drops_set_id: false,
+            atime: later.atime.or(self.atime),
+            mtime: later.mtime.or(self.mtime),
+        }
+    }
+}
+
+/// What is left of a mode when somebody else may have written the file or owns it now: no set-user-id, and no set-group-id
+/// where that means execution (without group execution it means mandatory locking).
+pub(crate) fn without_set_id(mode: u32) -> u32 {
+    let set_group_id = if mode & libc::S_IXGRP == 0 {
+        0
+    } else {
+        libc::S_ISGID
+    };
+    mode & !(libc::S_ISUID | set_group_id)
 }
 
 impl Fs {
@@ -89,10 +124,12 @@ impl Fs {
         let open = self.files().get(&node.ino).cloned();
         let defaults = &self.settings.defaults;
         // What is open may be in the bucket already without the tree having been told.
-        let attributes = match &open {
-            Some(open) if open.file.is_dirty() || node.local => open.file.attributes(),
-            _ => node.attributes,
+        let (mut attributes, is_written) = match &open {
+            Some(open) if open.file.is_dirty() || node.local => (open.file.attributes(), true),
+            _ => (node.attributes, false),
         };
+        self.edits
+            .overlay(node.ino, node.kind, &mut attributes, is_written);
         let size_bytes = match &open {
             Some(open) => open.file.size_bytes(),
             None => node.version.as_ref().map_or(0, |version| version.size_bytes),
@@ -118,10 +155,17 @@ impl Fs {
             } else {
                 u32::from(!node.gone)
             },
+            device: attributes.device.unwrap_or(0),
             atime: attributes.atime.unwrap_or(mtime),
             mtime,
             ctime: attributes.ctime.unwrap_or(mtime.max(last_modified)),
-            ttl: self.tree.ttl_left(node.checked_at),
+            // Attributes that nobody has looked at yet are a guess.
+            ttl: if self.tree.knows_attributes(node) {
+                self.tree
+                    .ttl_left(node.checked_at.max(node.marker_at.unwrap_or(node.checked_at)))
+            } else {
+                Duration::ZERO
+            },
         }
     }
 
@@ -139,11 +183,24 @@ impl Fs {
         if let Some(size_bytes) = change.size_bytes {
             self.truncate(ino, size_bytes, handle).await?;
         }
+        let mut change = change;
+        if change.drops_set_id && change.mode.is_none() {
+            change.mode = self.set_id_dropped(&self.tree.node(ino)?);
+        }
         if change.touches_attributes() {
             let node = self.tree.node(ino)?;
             match &node.place {
-                Place::Object(_) => self.change_object(&node, &change).await?,
-                Place::Directory(place) => self.change_directory(&node, place, &change).await?,
+                Place::Object(_) => self.change_object(&node, Edit::of_attributes(change)).await?,
+                Place::Directory(place) => {
+                    let (format, now) = (self.settings.metadata_format, rt::wall_clock());
+                    let apply = |attributes: &mut Attributes| {
+                        change.apply(attributes, Kind::Directory);
+                        attributes.ctime = Some(now);
+                    };
+                    self.tree
+                        .change_directory(&node, place, format, apply, |_| false)
+                        .await?;
+                }
                 Place::Buckets => {
                     return Err(Error::new(
                         ErrorKind::NotPermitted,
@@ -154,6 +211,32 @@ impl Fs {
         }
         let node = self.tree.node(ino)?;
         Ok(self.attr(&node))
+    }
+
+    /// Somebody without privileges has written: POSIX wants set-user-id and set-group-id to go.
+    ///
+    /// # Errors
+    /// `BadHandle`.
+    pub fn drop_set_id(&self, number: u64) -> Result<()> {
+        let handle = self.file_handle(number)?;
+        self.absorb_edit(handle.ino, Kind::File, &handle.open);
+        if let Some(mode) = self.set_id_dropped(&self.tree.node(handle.ino)?) {
+            let edit = Edit::of_attributes(Change {
+                mode: Some(mode),
+                ..Change::default()
+            });
+            edit_content(&handle.open, Kind::File, &edit);
+            // The kernel does not expect a write to change the mode.
+            self.tree.invalidate_attributes(handle.ino);
+        }
+        Ok(())
+    }
+
+    /// The mode without those bits, where it has any.
+    fn set_id_dropped(&self, node: &Node) -> Option<u32> {
+        let mode = self.attr(node).mode;
+        let without = without_set_id(mode);
+        (node.kind == Kind::File && without != mode).then_some(without)
     }
 
     async fn truncate(self: &Arc<Self>, ino: Ino, size_bytes: u64, handle: Option<u64>) -> Result<()> {
@@ -180,52 +263,74 @@ impl Fs {
         self.commit(ino, &open).await
     }
 
-    async fn change_object(self: &Arc<Self>, node: &Node, change: &Change) -> Result<()> {
+    /// Changes what an object carries: with the content's upload where there will be one, else soon.
+    pub(crate) async fn change_object(self: &Arc<Self>, node: &Node, edit: Edit) -> Result<()> {
         let open = self.claim(node.ino);
         if let Some(open) = &open
             && (node.unlinked || open.file.is_dirty())
         {
-            let mut attributes = open.file.attributes();
-            change.apply(&mut attributes, node.kind, rt::wall_clock());
-            open.file.set_attributes(attributes);
-            self.tree.assume_attributes(node.ino, attributes);
+            self.absorb_edit(node.ino, node.kind, open);
+            edit_content(open, node.kind, &edit);
+            self.tree.assume_attributes(node.ino, open.file.attributes());
             return self.commit_unwatched(node, open).await;
         }
-        let Some(id) = node.object().cloned() else {
+        let Some(id) = node.object() else {
             return Ok(());
         };
         if node.gone {
-            return Err(replaced(&id));
+            return Err(replaced(id));
         }
-        let Some(open) = &open else {
-            let (source, version, attributes, headers) = self.rewrite(node, &id, change, None).await?;
-            self.tree
-                .rewritten(node.ino, &source, version, attributes, headers);
+        self.edit_later(node.ino, edit).await
+    }
+
+    /// Brings a change to the bucket. By the holder of the object's turn.
+    ///
+    /// # Errors
+    /// `Stale` when handles are bound to another version than the one that is there; `Busy`; what S3 says.
+    pub(crate) async fn put_edit(self: &Arc<Self>, ino: Ino, edit: &Edit) -> Result<()> {
+        let Ok(node) = self.tree.node(ino) else {
             return Ok(());
         };
-        let _change = open.change.lock().await;
+        let Some(id) = node.object().filter(|_| !node.gone).cloned() else {
+            return Ok(());
+        };
+        let Some(open) = self.claim(ino) else {
+            let rewritten = self.rewrite(&node, &id, edit, None).await?;
+            self.rewritten(ino, rewritten);
+            return Ok(());
+        };
+        let change_lock = open.change.lock().await;
         // The copy may have another tag.
         open.file.settle_copies().await?;
+        if open.file.is_dirty() {
+            edit_content(&open, node.kind, edit);
+            drop(change_lock);
+            return self.commit_unwatched(&node, &open).await;
+        }
         // A commit that was running may have changed what is known.
-        let node = &self.tree.node(node.ino)?;
+        let node = &self.tree.node(ino)?;
         let Some(base) = open.file.base_etag() else {
             return Err(replaced(&id));
         };
-        let rewritten = self.rewrite(node, &id, change, Some(&base)).await;
-        let (source, version, attributes, headers) = match rewritten {
+        let rewritten = match self.rewrite(node, &id, edit, Some(&base)).await {
             Err(error) if error.kind() == ErrorKind::Stale => {
                 // The handles keep their version; who comes by the name finds the new one.
-                self.tree.lost_to_another(node.ino);
+                self.tree.lost_to_another(ino);
                 return Err(error);
             }
             other => other?,
         };
+        let (version, headers) = (rewritten.version.clone(), rewritten.headers.clone());
         open.file
-            .rewritten(version.clone(), headers.clone(), attributes)
+            .rewritten(version, headers, rewritten.attributes)
             .await?;
-        self.tree
-            .rewritten(node.ino, &source, version, attributes, headers);
+        self.rewritten(ino, rewritten);
         Ok(())
+    }
+
+    fn rewritten(&self, ino: Ino, new: Rewritten) {
+        self.tree
+            .rewritten(ino, &new.source, new.version, new.attributes, new.headers);
     }
 
     /// A file that is dirty although nobody has it open has nobody else to commit it.
@@ -236,8 +341,7 @@ impl Fs {
         self.commit(node.ino, open).await
     }
 
-    /// Puts changed attributes on the object that is there now, or on the version `only`. Returns which version that was,
-    /// and what it has become.
+    /// Puts changed attributes on the object that is there now, or on the version `only`.
     ///
     /// # Errors
     /// `Stale` when another version than `only` is there.
@@ -245,15 +349,12 @@ impl Fs {
         &self,
         node: &Node,
         id: &ObjectId,
-        change: &Change,
+        edit: &Edit,
         only: Option<&ETag>,
-    ) -> Result<(ETag, Version, Attributes, ObjectHeaders)> {
-        let mut known = match (&node.version, &node.headers) {
-            (Some(version), Some(headers)) => Some((version.clone(), (**headers).clone())),
-            _ => None,
-        };
+    ) -> Result<Rewritten> {
+        let mut known = known_headers(node);
         for _ in 0..MAX_LOOKS {
-            let (version, mut headers) = if let Some(known) = known.take() {
+            let (version, headers) = if let Some(known) = known.take() {
                 known
             } else {
                 let info = self.context.client.head(id).await?;
@@ -262,94 +363,66 @@ impl Fs {
             if only.is_some_and(|only| version.etag != *only) {
                 return Err(replaced(id));
             }
-            let mut attributes = Attributes::read(&headers.metadata);
-            attributes.mtime = attributes.mtime.or(Some(version.last_modified));
-            change.apply(&mut attributes, node.kind, rt::wall_clock());
-            attributes.write(self.settings.metadata_format, &mut headers.metadata);
-            headers.metadata.insert(TRANSACTION.to_owned(), rt::random_id());
-            match self.rewrite_once(node, id, &version, &headers).await {
-                Ok(rewritten) => return Ok((version.etag, rewritten, attributes, headers)),
-                Err(error) if error.kind() == ErrorKind::PreconditionFailed => {}
-                Err(error) if error.kind() == ErrorKind::Ambiguous => {
-                    let info = self.context.client.head(id).await?;
-                    if info.headers.metadata.get(TRANSACTION) == headers.metadata.get(TRANSACTION) {
-                        return Ok((version.etag, info.version, attributes, headers));
-                    }
+            let (headers, attributes) = self.edited(node.kind, &version, headers, edit);
+            // The source's condition is the destination's: they are one object.
+            let copied = self
+                .tree
+                .copy_with(
+                    id,
+                    &version,
+                    id,
+                    Condition::Matches(version.etag.clone()),
+                    &headers,
+                )
+                .await;
+            match copied {
+                Ok(copied) => {
+                    return Ok(Rewritten {
+                        source: version.etag,
+                        version: copied,
+                        attributes,
+                        headers,
+                    });
                 }
+                Err(error) if error.kind() == ErrorKind::PreconditionFailed => {}
                 Err(error) => return Err(error),
             }
         }
         Err(Error::new(ErrorKind::Busy, "the object keeps changing").on(id))
     }
 
-    async fn rewrite_once(
+    /// What the object will carry.
+    pub(crate) fn edited(
         &self,
-        node: &Node,
-        id: &ObjectId,
+        kind: Kind,
         version: &Version,
-        headers: &ObjectHeaders,
-    ) -> Result<Version> {
-        if node.kind == Kind::Symlink {
-            let body = self.tree.small_body(id, &version.etag).await?;
-            let condition = Condition::Matches(version.etag.clone());
-            return put_special(&self.context, id, &body, headers, condition).await;
-        }
-        let request = CopyRequest {
-            from: id.clone(),
-            from_etag: version.etag.clone(),
-            size_bytes: version.size_bytes,
-            to: id.clone(),
-            // The source's condition is the destination's: they are one object.
-            condition: Condition::None,
-            headers: Some(headers.clone()),
-        };
-        self.context.client.copy(&request).await
+        mut headers: ObjectHeaders,
+        edit: &Edit,
+    ) -> (ObjectHeaders, Attributes) {
+        let mut attributes = Attributes::read(&headers.metadata);
+        attributes.mtime = attributes.mtime.or(Some(version.last_modified));
+        edit.apply(&mut attributes, kind);
+        edit.apply_to_headers(&mut headers);
+        attributes.write(self.settings.metadata_format, &mut headers.metadata);
+        headers.metadata.insert(TRANSACTION.to_owned(), rt::random_id());
+        (headers, attributes)
     }
+}
 
-    async fn change_directory(&self, node: &Node, place: &DirectoryPlace, change: &Change) -> Result<()> {
-        let mut attributes = node.attributes;
-        change.apply(&mut attributes, Kind::Directory, rt::wall_clock());
-        self.tree.assume_attributes(node.ino, attributes);
-        if place.key.prefix().is_empty() || place.key.is_partial() {
-            // A bucket has no marker: what is set lasts as long as the mount.
-            return Ok(());
-        }
-        let marker = Tree::marker_id(place);
-        match self.context.client.head(&marker).await {
-            // Data under the marker's key is a file of its own; it must not be overwritten.
-            Ok(info) if info.version.size_bytes > 0 => Ok(()),
-            Ok(_) => self.put_directory_attributes(node, place, attributes).await,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.put_directory_attributes(node, place, attributes).await
-            }
-            Err(error) => Err(error),
-        }
-    }
+/// The version of an inode with everything that it carries, where nothing needs to be asked for that.
+pub(crate) fn known_headers(node: &Node) -> Option<(Version, ObjectHeaders)> {
+    let headers = node.headers.as_deref()?;
+    Some((node.version.clone()?, headers.clone()))
+}
 
-    async fn put_directory_attributes(
-        &self,
-        node: &Node,
-        place: &DirectoryPlace,
-        attributes: Attributes,
-    ) -> Result<()> {
-        let format = self.settings.metadata_format;
-        let version = self
-            .tree
-            .put_marker(place, attributes, format, Condition::None)
-            .await?;
-        self.tree.marked_directory(node.ino, version);
-        Ok(())
-    }
+/// A version that was rewritten, and what it has become.
+struct Rewritten {
+    source: ETag,
+    version: Version,
+    attributes: Attributes,
+    headers: ObjectHeaders,
 }
 
 fn replaced(id: &ObjectId) -> Error {
     Error::new(ErrorKind::Stale, "the object was replaced").on(id)
-}
-
-fn type_bits(kind: Kind) -> u32 {
-    match kind {
-        Kind::File => libc::S_IFREG,
-        Kind::Directory => libc::S_IFDIR,
-        Kind::Symlink => libc::S_IFLNK,
-    }
 }

@@ -8,7 +8,7 @@ use crate::base::object::ObjectId;
 use crate::object::file::Committed;
 use crate::rt;
 use crate::s3::silence;
-use crate::tree::node::Ino;
+use crate::tree::node::{Ino, Kind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -36,7 +36,8 @@ impl Fs {
     /// As [`Fs::flush`].
     pub async fn fsync(self: &Arc<Self>, number: u64) -> Result<()> {
         let handle = self.file_handle(number)?;
-        self.commit_for(&handle).await
+        self.commit_for(&handle).await?;
+        self.settle_edit(handle.ino).await
     }
 
     /// Commits, and tells the handle of a commit by somebody else that lost what this one wrote.
@@ -88,9 +89,11 @@ impl Fs {
         let Committed {
             version,
             attributes,
-            rebased,
+            headers,
+            ..
         } = committed;
-        self.tree.committed(ino, version, attributes, rebased);
+        self.edits.forget_failure(ino);
+        self.tree.committed(ino, version, attributes, headers);
     }
 
     /// Commits one inode's content and tells the tree.
@@ -114,6 +117,7 @@ impl Fs {
             // Unlinked: there is no name to commit it under, and POSIX wants none.
             return Ok(());
         }
+        self.absorb_edit(ino, Kind::File, open);
         let displacing = self.displace_hidden(&open.file.id(), Some(open)).await?;
         match open.file.commit().await {
             Ok(None) => Ok(()),
@@ -123,6 +127,7 @@ impl Fs {
                 Ok(())
             }
             Err(error) => {
+                self.edits.note_failure(ino, &error);
                 if is_conflict(&error) {
                     self.note_loss(ino, open, &error);
                 } else if let Err(persisting) = open.file.persist().await {

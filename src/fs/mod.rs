@@ -5,11 +5,13 @@
 //! 2. `close` and `fsync` tell the truth about the bucket; what could not be sent is tried again ([`commit`]).
 //! 3. Unlinked and replaced files stay readable through their handles ([`names`], [`rename`]), and what is theirs goes from
 //!    the bucket in the end, nothing else ([`unlinked`]).
-//! 4. Attributes live in the object, and changing them is a conditional copy ([`attr`]).
+//! 4. Attributes live in the object, and changing them is a conditional copy ([`attr`]), made once for several
+//!    changes ([`edits`]). User xattrs too ([`xattr`]).
 //! 5. Nothing unsent is left behind unsaid when the mount ends ([`shutdown`]).
 
 pub mod attr;
 pub mod commit;
+mod edits;
 pub mod io;
 pub mod names;
 pub mod open;
@@ -17,6 +19,7 @@ pub mod readdir;
 pub mod rename;
 pub mod shutdown;
 pub mod unlinked;
+pub mod xattr;
 
 use crate::base::attributes::MetadataFormat;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -49,6 +52,8 @@ pub struct FsSettings {
     pub defaults: Defaults,
     pub read_only: bool,
     pub metadata_format: MetadataFormat,
+    /// listxattr(2) shows `user.s3.*` too.
+    pub list_virtual_xattrs: bool,
 }
 
 /// Who asks.
@@ -75,6 +80,8 @@ pub struct Fs {
     due_markers: Mutex<HashMap<DirectoryPlace, Option<RecordId>>>,
     /// Inodes whose commit is being tried again in the background.
     retrying: Mutex<HashSet<u64>>,
+    /// Changes of attributes that wait to be brought to the bucket.
+    pub(crate) edits: edits::Edits,
 }
 
 #[derive(Clone)]
@@ -102,6 +109,7 @@ impl Fs {
             due_markers: Mutex::new(HashMap::new()),
             unfinished_renames: Mutex::new(HashMap::new()),
             retrying: Mutex::new(HashSet::new()),
+            edits: edits::Edits::default(),
         })
     }
 

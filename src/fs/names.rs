@@ -4,7 +4,7 @@
 
 use super::open::{OpenFile, new_attributes};
 use super::{Caller, Fs, lock};
-use crate::base::attributes::Attributes;
+use crate::base::attributes::{Attributes, MetadataFormat};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::names;
 use crate::base::object::{Condition, ObjectHeaders, ObjectId};
@@ -30,11 +30,19 @@ impl Fs {
     /// What S3 says. Absence is `None`.
     pub async fn lookup(&self, parent: Ino, name: &str) -> Result<Option<Node>> {
         loop {
-            let found = self.tree.lookup(parent, name).await?;
-            // The kernel may have forgotten the inode just now: then it is found anew.
-            if found.as_ref().is_none_or(|node| self.tree.count_lookup(node.ino)) {
-                return Ok(found);
+            let Some(node) = self.tree.lookup(parent, name).await? else {
+                return Ok(None);
+            };
+            let ino = node.ino;
+            if !self.tree.count_lookup(ino) {
+                // The kernel has forgotten the inode just now: it is found anew.
+                continue;
             }
+            let known = self.tree.with_attributes(node).await;
+            if known.is_err() {
+                self.tree.forget(ino, 1);
+            }
+            return known.map(Some);
         }
     }
 
@@ -80,7 +88,7 @@ impl Fs {
         };
         let node = self
             .tree
-            .made_directory(&directory, name, &place, version, attributes);
+            .made_directory(&directory, name, &place, version, attributes)?;
         self.tree.count_lookup(node.ino);
         self.touch_directory(&directory);
         Ok(node)
@@ -125,11 +133,13 @@ impl Fs {
         if node.kind == Kind::Directory {
             return Err(Error::new(ErrorKind::IsDirectory, "is a directory"));
         }
+        let _turn = self.edit_turn(node.ino).await;
         let open = self.files().get(&node.ino).cloned();
         match open {
             Some(open) => self.unlink_open(&node, &open).await?,
             None => self.unlink_closed(&node).await?,
         }
+        self.discard_edit(node.ino);
         self.after_removal(&directory).await;
         Ok(())
     }
@@ -208,27 +218,39 @@ impl Fs {
             ));
         }
         let node = self
-            .put_new(caller, parent, name, libc::S_IFLNK | 0o777, target)
+            .put_new(
+                new_attributes(caller, libc::S_IFLNK | 0o777),
+                parent,
+                name,
+                target,
+            )
             .await?;
         self.tree.remember_link_target(node.ino, target.into());
         self.tree.node(node.ino)
     }
 
-    /// mknod(2) of a regular file: it exists in the bucket when this returns.
+    /// mknod(2): a regular file, fifo, socket or device node (`device` is its number). It exists in the bucket when this
+    /// returns.
     ///
     /// # Errors
-    /// `Exists`, `NotPermitted` for what is not a regular file.
+    /// `Exists`, `NameTooLong`; `NotPermitted` for anything but a regular file where no attributes are written, as nothing
+    /// would say what it is.
     pub async fn make_node(
         self: &Arc<Self>,
         caller: Caller,
         parent: Ino,
         name: &str,
         mode: u32,
+        device: u32,
     ) -> Result<Node> {
-        let kind = mode & libc::S_IFMT;
-        if kind != libc::S_IFREG && kind != 0 {
-            let text = "fifos, sockets and device nodes cannot be made here yet";
-            return Err(Error::new(ErrorKind::NotPermitted, text));
+        let kind = Kind::of_mode(mode);
+        if kind != Kind::File {
+            let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+            let attributes = Attributes {
+                device: is_device.then_some(device),
+                ..new_attributes(caller, mode)
+            };
+            return self.put_new(attributes, parent, name, b"").await;
         }
         let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY;
         let (node, opened) = self.create(caller, parent, name, mode, flags).await?;
@@ -238,10 +260,14 @@ impl Fs {
         self.tree.node(node.ino)
     }
 
-    async fn put_new(&self, caller: Caller, parent: Ino, name: &str, mode: u32, body: &[u8]) -> Result<Node> {
+    async fn put_new(&self, attributes: Attributes, parent: Ino, name: &str, body: &[u8]) -> Result<Node> {
         self.writable()?;
+        if self.settings.metadata_format == MetadataFormat::None {
+            let text =
+                "without metadata nothing would say that it is no regular file (--metadata-format none)";
+            return Err(Error::new(ErrorKind::NotPermitted, text));
+        }
         let (directory, id) = self.place_of_new_file(parent, name).await?;
-        let attributes = new_attributes(caller, mode);
         let mut headers = ObjectHeaders {
             content_type: Some(super::open::content_type(&id.key)),
             ..Default::default()
@@ -372,12 +398,12 @@ impl Fs {
     #[must_use]
     pub fn effective_mode(&self, attributes: &Attributes, kind: Kind) -> u32 {
         let defaults = &self.settings.defaults;
-        let (type_bits, default_mode) = match kind {
-            Kind::Directory => (libc::S_IFDIR, defaults.dir_mode),
-            Kind::File => (libc::S_IFREG, defaults.file_mode),
-            Kind::Symlink => (libc::S_IFLNK, 0o777),
+        let default_mode = match kind {
+            Kind::Directory => defaults.dir_mode,
+            Kind::Symlink => 0o777,
+            _ => defaults.file_mode,
         };
-        type_bits | attributes.mode.map_or(default_mode, |mode| mode & 0o7777)
+        kind.type_bits() | attributes.mode.map_or(default_mode, |mode| mode & 0o7777)
     }
 }
 

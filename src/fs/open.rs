@@ -164,6 +164,11 @@ impl Fs {
     /// # Errors
     /// `Stale` makes the kernel look the path up again and come back.
     pub async fn open(self: &Arc<Self>, ino: Ino, flags: i32) -> Result<Opened> {
+        let _turn = self.edit_turn(ino).await;
+        self.open_now(ino, flags).await
+    }
+
+    async fn open_now(self: &Arc<Self>, ino: Ino, flags: i32) -> Result<Opened> {
         let node = self.tree.node(ino)?;
         if node.kind == Kind::Directory {
             return Err(Error::new(ErrorKind::IsDirectory, "is a directory"));
@@ -346,6 +351,7 @@ impl Fs {
     /// # Errors
     /// `Stale` when the name leads to another version now.
     pub(crate) async fn content_of(self: &Arc<Self>, node: &Node) -> Result<Claim> {
+        let _turn = self.edit_turn(node.ino).await;
         if let Some(open) = self.claim(node.ino) {
             if node.gone && !node.unlinked || !self.is_newest(node, &open).await? {
                 return Err(stale(node));
@@ -402,7 +408,13 @@ impl Fs {
             return Err(stale(&node));
         };
         let headers = node.headers.as_deref().cloned().unwrap_or_default();
-        let file = File::truncating(&self.context, id, version, headers, node.attributes);
+        let now = Some(rt::wall_clock());
+        let attributes = Attributes {
+            mtime: now,
+            ctime: now,
+            ..node.attributes
+        };
+        let file = File::truncating(&self.context, id, version, headers, attributes);
         Ok(self.share(node.ino, file))
     }
 
@@ -660,7 +672,7 @@ pub(crate) fn new_attributes(caller: Caller, mode: u32) -> Attributes {
         gid: Some(caller.gid),
         mtime: Some(now),
         ctime: Some(now),
-        atime: None,
+        ..Attributes::default()
     }
 }
 

@@ -265,7 +265,10 @@ impl Fs {
         let Some(place) = &handle.place else {
             return Ok(Some((self.tree.settle_bucket(item.name()), false)));
         };
-        if let Some(node) = self.tree.settle_known(place, item) {
+        if let Some(mut node) = self.tree.settle_known(place, item) {
+            if looks {
+                node = self.tree.with_attributes(node).await?;
+            }
             return Ok(Some((node, false)));
         }
         if looks || needs_look_for_type(item) {

@@ -9,10 +9,13 @@
 //!    copied and the deletes failed does a record stay, for what is now there twice.
 
 use super::Fs;
+use super::attr::known_headers;
+use super::edits::Turn;
 use super::open::OpenFile;
+use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::names;
-use crate::base::object::{Condition, ObjectId, Version};
+use crate::base::object::{Condition, ObjectHeaders, ObjectId, Version};
 use crate::rt;
 use crate::spool::Intent;
 use crate::spool::manifest::Manifest;
@@ -28,6 +31,15 @@ struct Target {
     directory: DirectoryPlace,
     name: String,
     existing: Option<Node>,
+}
+
+/// What a moved object carries.
+#[derive(Clone)]
+struct Edited {
+    headers: ObjectHeaders,
+    attributes: Attributes,
+    /// Which of the changes that wait are in it.
+    changes: u64,
 }
 
 impl Target {
@@ -82,7 +94,15 @@ impl Fs {
             existing,
         };
         match &node.place {
-            Place::Object(_) => self.rename_file(&node, new_parent, target, no_replace).await?,
+            Place::Object(_) => {
+                let existing = target.existing.as_ref().map(|existing| existing.ino);
+                let turns = self.edit_turns(node.ino, existing).await;
+                self.rename_file(&node, new_parent, target, no_replace).await?;
+                if let Some(existing) = existing {
+                    self.discard_edit(existing);
+                }
+                drop(turns);
+            }
             Place::Directory(place) => {
                 self.rename_directory(&node, place, &from_directory, target)
                     .await?;
@@ -186,8 +206,14 @@ impl Fs {
             Some(hidden) => Condition::Matches(hidden.etag),
             None => Condition::Absent,
         };
-        let (source, version) = self.tree.move_object(&from, expected, to, condition).await?;
+        let edited = self.edited_for_move(node, &from, expected.as_ref()).await?;
+        let expected_etag = expected.as_ref().map(|version| version.etag.clone());
+        let headers = edited.as_ref().map(|edited| edited.headers.clone());
+        let moved = self.tree.move_object(&from, expected, to, condition, headers);
+        let (source, version) = moved.await?;
         self.displaced(displacing).await;
+        // Else somebody's newer version was moved, and the change still waits for it.
+        let edited = edited.filter(|_| expected_etag.as_ref() == Some(&source));
         if let Some(open) = open {
             if open.file.base_etag().is_none_or(|base| base != source) {
                 // Handles are bound to another version than the one that was renamed: they do not follow it.
@@ -198,10 +224,65 @@ impl Fs {
                 return Ok(());
             }
             open.file.rename(to.clone(), Some(version.clone())).await?;
+            if let Some(Edited {
+                headers, attributes, ..
+            }) = edited.clone()
+            {
+                open.file.rewritten(version.clone(), headers, attributes).await?;
+            }
         }
         self.moved(node, target, to);
-        self.tree.follow(node.ino, &source, version);
+        self.tree.follow(node.ino, &source, version.clone());
+        if let Some(edited) = edited {
+            self.moved_edited(node.ino, version, edited);
+        }
         Ok(())
+    }
+
+    fn moved_edited(&self, ino: Ino, version: Version, edited: Edited) {
+        let headers = Some(Arc::new(edited.headers));
+        self.tree.committed(ino, version, edited.attributes, headers);
+        self.edit_made(ino, edited.changes);
+    }
+
+    /// The turns of both objects, in the order of their inode numbers, so that two renames never wait for each other.
+    async fn edit_turns(&self, ino: Ino, existing: Option<Ino>) -> [Option<Turn>; 2] {
+        let other = existing.unwrap_or(ino);
+        let first = self.edit_turn(ino.min(other)).await;
+        let second = if other == ino {
+            None
+        } else {
+            self.edit_turn(ino.max(other)).await
+        };
+        [first, second]
+    }
+
+    /// What the object is to carry under its new name, where changes of that wait.
+    async fn edited_for_move(
+        &self,
+        node: &Node,
+        from: &ObjectId,
+        expected: Option<&Version>,
+    ) -> Result<Option<Edited>> {
+        let (Some((edit, changes)), Some(expected)) = (self.waiting_edit(node.ino), expected) else {
+            return Ok(None);
+        };
+        let known = known_headers(node).filter(|(version, _)| version.etag == expected.etag);
+        let (version, headers) = if let Some(known) = known {
+            known
+        } else {
+            let info = self.context.client.head(from).await?;
+            (info.version, info.headers)
+        };
+        if version.etag != expected.etag {
+            return Ok(None);
+        }
+        let (headers, attributes) = self.edited(node.kind, &version, headers, &edit);
+        Ok(Some(Edited {
+            headers,
+            attributes,
+            changes,
+        }))
     }
 
     /// The version that a file which is not committed yet will replace under its new name.
@@ -322,6 +403,7 @@ impl Fs {
                     self.commit(ino, &open).await?;
                 }
             }
+            self.settle_edit(ino).await?;
         }
         Ok(())
     }

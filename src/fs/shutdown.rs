@@ -80,6 +80,7 @@ impl Fs {
             unsent.extend(result.err().map(|error| error.to_string()));
         }
         progress(self.pending());
+        unsent.extend(self.settle_all_edits().await);
         let due: Vec<DirectoryPlace> = lock(&self.due_markers).keys().cloned().collect();
         for directory in due {
             self.keep_directory(&directory).await;

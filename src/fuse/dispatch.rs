@@ -59,6 +59,7 @@ fn log(name: &'static str, error: &Error) {
         | ErrorKind::NotPermitted
         | ErrorKind::CrossDevice
         | ErrorKind::NoData
+        | ErrorKind::NoAttribute
         | ErrorKind::BadHandle => tracing::debug!(operation = name, errno = error.errno(), "{error}"),
         // A program's mistake; but one that the store finds is ours or the store's.
         ErrorKind::Invalid if error.attempts() == 0 => {
@@ -66,6 +67,10 @@ fn log(name: &'static str, error: &Error) {
         }
         // The kernel looks the name up again and opens what is there now.
         ErrorKind::Stale if name == "open" => {
+            tracing::debug!(operation = name, errno = error.errno(), "{error}")
+        }
+        // Programs try ACLs and other namespaces as a matter of course.
+        ErrorKind::Unsupported if name.ends_with("xattr") => {
             tracing::debug!(operation = name, errno = error.errno(), "{error}")
         }
         ErrorKind::Internal => tracing::error!(operation = name, errno = error.errno(), "{error}"),

@@ -11,8 +11,8 @@ use crate::rt::Handle;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request,
-    TimeOrNow, WriteFlags,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -47,7 +47,7 @@ fn keep_buffer(buffer: Vec<u8>) {
 }
 
 impl Handlers {
-    fn run<T, F, R>(&self, name: &'static str, operation: F, reply: R)
+    pub(super) fn run<T, F, R>(&self, name: &'static str, operation: F, reply: R)
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
@@ -71,7 +71,7 @@ impl Handlers {
         );
     }
 
-    fn empty<F>(&self, name: &'static str, operation: F, reply: ReplyEmpty)
+    pub(super) fn empty<F>(&self, name: &'static str, operation: F, reply: ReplyEmpty)
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
@@ -105,7 +105,9 @@ impl Filesystem for Handlers {
             | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_DONT_MASK;
+            | InitFlags::FUSE_DONT_MASK
+            // Else every write asks for security.capability first.
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
         // What this kernel lacks, it lacks; each flag is an improvement of its own.
         let _ = config.add_capabilities(wanted & config.capabilities());
         let _ = config.set_max_write(MAX_WRITE_BYTES);
@@ -141,7 +143,7 @@ impl Filesystem for Handlers {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -165,6 +167,7 @@ impl Filesystem for Handlers {
             size_bytes: size,
             atime: atime.map(convert::time),
             mtime: mtime.map(convert::time),
+            drops_set_id: size.is_some() && request.uid() != 0,
         };
         let handle = handle.map(|handle| handle.0);
         self.run(
@@ -195,14 +198,14 @@ impl Filesystem for Handlers {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _rdev: u32,
+        rdev: u32,
         reply: ReplyEntry,
     ) {
         let (fs, name, caller) = (self.fs.clone(), owned(name), caller(request));
         let mode = mode & !(umask & 0o777);
         self.entry(
             "mknod",
-            async move { fs.make_node(caller, parent.0, &name?, mode).await },
+            async move { fs.make_node(caller, parent.0, &name?, mode, rdev).await },
             reply,
         );
     }
@@ -339,6 +342,9 @@ impl Filesystem for Handlers {
         };
         let operation = async move {
             let written = fs.write_with(handle.0, offset, &buffer, how).await?;
+            if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+                fs.drop_set_id(handle.0)?;
+            }
             Ok((written, buffer))
         };
         self.run("write", operation, |result| match result {
@@ -553,6 +559,31 @@ impl Filesystem for Handlers {
         reply.ok();
     }
 
+    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.get_xattr(ino, name, size, reply);
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.list_xattrs(ino, size, reply);
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        self.set_xattr(ino, name, value, flags, reply);
+    }
+
+    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.remove_xattr(ino, name, reply);
+    }
+
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         // A bucket has no size: as much as tools can count with without overflow.
         const BLOCKS: u64 = 1 << 40;
@@ -611,6 +642,7 @@ fn reply_absent(reply: ReplyEntry, ttl: Duration) {
         uid: 0,
         gid: 0,
         links: 0,
+        device: 0,
         atime: SystemTime::UNIX_EPOCH,
         mtime: SystemTime::UNIX_EPOCH,
         ctime: SystemTime::UNIX_EPOCH,

@@ -14,5 +14,6 @@ mod dispatch;
 mod handlers;
 mod notify;
 mod session;
+mod xattrs;
 
 pub use session::{Mounted, mount};

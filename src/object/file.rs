@@ -85,6 +85,19 @@ pub struct Committed {
     /// Appended bytes went behind a version that programs had not seen, with these headers: the bytes before them are not
     /// what they were, nor are they where they were.
     pub rebased: Option<Arc<ObjectHeaders>>,
+    /// All that the object now carries.
+    pub headers: Option<Arc<ObjectHeaders>>,
+}
+
+impl Committed {
+    fn new(version: Version, attributes: Attributes) -> Self {
+        Self {
+            version,
+            attributes,
+            rebased: None,
+            headers: None,
+        }
+    }
 }
 
 /// The content of one file, shared by all its handles.
@@ -264,6 +277,16 @@ impl File {
     /// Replaces the attributes; they travel with the next commit (and make the file dirty).
     pub fn set_attributes(&self, attributes: Attributes) {
         self.state().set_attributes(attributes);
+    }
+
+    /// Headers and user metadata as the next commit will write them, but for attributes.
+    pub fn carried(&self) -> ObjectHeaders {
+        self.state().headers.clone()
+    }
+
+    /// Changes them; they travel with the next commit (and make the file dirty).
+    pub fn edit_headers(&self, edit: impl FnOnce(&mut ObjectHeaders)) {
+        self.state().edit_headers(edit);
     }
 
     /// Appends `[offset, offset + len)` to `out`, less at the end of the file. What is in memory is served at the first
@@ -505,6 +528,11 @@ impl File {
         state.is_known_to_exist |= committed.is_some();
         if let Some(committed) = &mut committed {
             committed.rebased = appends::rebased_headers(&mut state);
+            let mut headers = state.headers.clone();
+            committed
+                .attributes
+                .write(self.context.metadata_format, &mut headers.metadata);
+            committed.headers = Some(Arc::new(headers));
         }
         committed
     }

@@ -37,6 +37,7 @@ mod regions;
 mod resolver;
 mod retry;
 pub mod silence;
+mod tags;
 mod tls;
 pub mod types;
 mod upload_body;

@@ -125,23 +125,6 @@ impl Client {
         })
     }
 
-    /// Tags as `key=value&…`, percent-encoded.
-    pub async fn get_tagging(&self, id: &ObjectId) -> Result<Option<String>> {
-        let call = Call::on_object("GetObjectTagging", RequestClass::Other, id);
-        let output = self
-            .inner
-            .run(&call, |sdk| {
-                let request = sdk.get_object_tagging().bucket(&*id.bucket).key(&*id.key);
-                async move { request.send().await.map_err(Failure::from) }
-            })
-            .await;
-        match output {
-            Ok(output) => Ok(convert::tagging(output.tag_set())),
-            Err(error) if error.s3_code() == Some("NoSuchTagSet") => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Sent once per certain failure; a lost reply is `Ambiguous` at once (never retried blindly here). The
     /// time in the returned version is the server's clock, as the answer tells none.
     ///

@@ -32,7 +32,13 @@ impl Client {
                 Support::Honoured
             }
             Ok(support) => {
-                if known.set(feature, support) {
+                let is_news = known.set(feature, support);
+                if is_news && feature == Feature::MarkerMetadata {
+                    tracing::info!(
+                        endpoint = self.endpoint(),
+                        "the endpoint keeps no metadata on directories: what is set on them lasts as long as the mount"
+                    );
+                } else if is_news {
                     tracing::warn!(
                         feature = feature.name(),
                         support = support.name(),

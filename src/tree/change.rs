@@ -40,13 +40,27 @@ impl Tree {
         format: MetadataFormat,
         condition: Condition,
     ) -> Result<Version> {
-        let id = Self::marker_id(place);
-        let transaction = rt::random_id();
-        let mut headers = ObjectHeaders {
+        let mut headers = Self::marker_headers();
+        attributes.write(format, &mut headers.metadata);
+        self.put_marker_with(place, headers, condition).await
+    }
+
+    pub(super) fn marker_headers() -> ObjectHeaders {
+        ObjectHeaders {
             content_type: Some("application/x-directory".to_owned()),
             ..ObjectHeaders::default()
-        };
-        attributes.write(format, &mut headers.metadata);
+        }
+    }
+
+    /// As [`Tree::put_marker`], with headers that are complete. `Exists` when `condition` does not hold.
+    pub(super) async fn put_marker_with(
+        &self,
+        place: &DirectoryPlace,
+        mut headers: ObjectHeaders,
+        condition: Condition,
+    ) -> Result<Version> {
+        let id = Self::marker_id(place);
+        let transaction = rt::random_id();
         headers
             .metadata
             .insert(TRANSACTION.to_owned(), transaction.clone());
@@ -82,6 +96,9 @@ impl Tree {
     }
 
     /// A directory that this mount has just made is known, and known to be empty.
+    ///
+    /// # Errors
+    /// `Stale` when it was forgotten again already.
     pub fn made_directory(
         &self,
         parent: &DirectoryPlace,
@@ -89,7 +106,7 @@ impl Tree {
         place: &DirectoryPlace,
         version: Version,
         attributes: Attributes,
-    ) -> Node {
+    ) -> Result<Node> {
         let now = rt::now();
         self.listings
             .insert(parent, name, super::Listed::Directory(place.key.clone()));
@@ -98,12 +115,9 @@ impl Tree {
             parent: parent.clone(),
             name: name.into(),
         };
-        let mut table = self.table();
-        let node = table.settle_directory(place, Some(link), now, rt::wall_clock());
-        node.version = Some(version);
-        node.attributes = attributes;
-        node.attributes_known = true;
-        node.clone()
+        let ino = self.settle_directory(place, link, now).ino;
+        self.marked_directory(ino, place, version, attributes, None);
+        self.node(ino)
     }
 
     /// Whether the directory has nothing in it: what the bucket says, and what only this mount knows.

@@ -12,7 +12,7 @@ use super::{Listed, Tree};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::ObjectId;
 use crate::cache::listings::Ticket;
-use crate::plan::entries::{DirectoryEntries, Entry, EntryKind, PageObject};
+use crate::plan::entries::{DirectoryEntries, Entry, EntryKind, ListingOrder, PageObject};
 use crate::rt::{self, Instant, JoinHandle};
 use crate::s3::types::{ListPage, ListRequest};
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -87,6 +87,7 @@ impl DirectoryStream {
         if self.finished {
             return Ok(None);
         }
+        let is_first = self.ahead.is_none();
         let page = match self.ahead.take() {
             Some(ahead) => joined(ahead.await)?,
             None => self.tree.client.list(&self.request(None)).await?,
@@ -98,6 +99,11 @@ impl DirectoryStream {
         self.finished = page.continuation.is_none();
         let objects = page.objects.into_iter().map(page_object).collect();
         let batch = self.entries.push_page(objects, page.prefixes, self.finished);
+        if is_first && self.tree.listing_order() == ListingOrder::Bytes {
+            // The marker is the first of all keys.
+            let marker = self.entries.marker();
+            self.tree.saw_listed_marker(&self.place, marker, self.started_at);
+        }
         self.collect(&batch);
         if self.finished {
             self.keep();

@@ -201,13 +201,30 @@ impl Tree {
         if let Some(node) = table.get_mut(ino) {
             node.attributes.mtime = Some(now);
             node.attributes.ctime = Some(now);
+            node.is_touched = true;
         }
     }
 
-    /// The directory has this marker now.
-    pub fn marked_directory(&self, ino: Ino, version: Version) {
+    /// The object carries other things now than are remembered.
+    pub fn forget_headers(&self, ino: Ino) {
         if let Some(node) = self.table().get_mut(ino) {
-            node.version = Some(version);
+            node.headers = None;
+        }
+    }
+
+    /// Tells the kernel to forget what it knows of an inode.
+    pub fn invalidate_attributes(&self, ino: Ino) {
+        self.invalidate(super::Invalidation::Attributes { ino });
+    }
+
+    /// Forgets what is known of the directory and everything below it: the bucket is asked again.
+    pub fn refresh_below(&self, place: &DirectoryPlace) {
+        self.listings.forget_where(|listed| {
+            listed.bucket == place.bucket && listed.key.prefix().starts_with(place.key.prefix())
+        });
+        let names = self.table().forget_below(place, self.settings.metadata_ttl);
+        for (parent, name) in names {
+            self.invalidate_name(parent, &name);
         }
     }
 

@@ -77,7 +77,7 @@ impl Tree {
     pub async fn current(&self, ino: Ino) -> Result<Node> {
         let node = self.node(ino)?;
         let Some(id) = node.object().cloned() else {
-            return Ok(node);
+            return self.with_attributes(node).await;
         };
         if node.local || node.gone || node.pins > 0 || self.is_node_fresh(&node) {
             return Ok(node);

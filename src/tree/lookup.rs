@@ -5,6 +5,7 @@
 //! once; a directory in which several names were asked for is listed instead, so that the next ones cost nothing.
 //! Where listing is not allowed, objects are still found by their names.
 
+use super::directory::page_object;
 use super::node::{DirectoryPlace, Ino, Kind, Link, Node, Place};
 use super::table::Seen;
 use super::{Listed, Tree};
@@ -14,7 +15,7 @@ use crate::base::mount_config::AttributesMode;
 use crate::base::names::{self, FileCandidate, FileRule, Resolved};
 use crate::base::object::{ObjectId, ObjectInfo, Version};
 use crate::cache::listings::Answer;
-use crate::plan::entries::PageObject;
+use crate::plan::entries::{ListingOrder, PageObject};
 use crate::rt::{self, Instant};
 use crate::s3::types::ListRequest;
 use lru::LruCache;
@@ -37,6 +38,14 @@ const HEAT_DIRECTORIES: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
 /// In which directories names were lately looked up one by one.
 pub struct Heat {
     recent: Mutex<LruCache<DirectoryPlace, (u32, Instant)>>,
+}
+
+/// A directory, and its marker as the listing shows it.
+struct Found {
+    place: DirectoryPlace,
+    marker: Option<PageObject>,
+    /// False: nobody may list, so nothing is known of a marker.
+    is_listed: bool,
 }
 
 impl Default for Heat {
@@ -178,7 +187,12 @@ impl Tree {
                     bucket: directory.bucket.clone(),
                     key,
                 });
-                (None, Some(place.ok_or(object)?))
+                let found = Found {
+                    place: place.ok_or(object)?,
+                    marker: None,
+                    is_listed: false,
+                };
+                (None, Some(found))
             }
             (object, below) => (object?, below?),
         };
@@ -186,8 +200,12 @@ impl Tree {
             parent: directory.clone(),
             name: name.into(),
         };
-        if let Some(place) = below {
-            return Ok(Some(self.settle_directory(&place, link, rt::now())));
+        if let Some(below) = below {
+            let node = self.settle_directory(&below.place, link, rt::now());
+            if below.is_listed && self.listing_order() == ListingOrder::Bytes {
+                self.saw_listed_marker(&below.place, below.marker.as_ref(), asked_at);
+            }
+            return Ok(Some(self.node(node.ino).unwrap_or(node)));
         }
         let Some((id, info)) = object else { return Ok(None) };
         if file.is_some_and(|file| file.rule == FileRule::BesideDirectory)
@@ -202,7 +220,7 @@ impl Tree {
         &self,
         directory: &DirectoryPlace,
         resolved: &Resolved,
-    ) -> Result<Option<DirectoryPlace>> {
+    ) -> Result<Option<Found>> {
         let Some(key) = &resolved.directory else {
             return Ok(None);
         };
@@ -228,7 +246,7 @@ impl Tree {
     }
 
     /// The directory, when any key (its marker included) is at or below its prefix.
-    async fn look_for_directory(&self, place: &DirectoryPlace) -> Result<Option<DirectoryPlace>> {
+    async fn look_for_directory(&self, place: &DirectoryPlace) -> Result<Option<Found>> {
         let request = ListRequest {
             bucket: place.bucket.clone(),
             prefix: place.key.listing_prefix().into_owned(),
@@ -245,7 +263,13 @@ impl Tree {
             .iter()
             .any(|object| !table.is_hidden(&ObjectId::new(place.bucket.clone(), object.key.as_str())));
         let local = table.has_local_below(&place.bucket, place.key.prefix());
-        Ok((visible || local).then(|| place.clone()))
+        let mut objects = page.objects.into_iter();
+        let marker = objects.find(|object| object.key == place.key.prefix());
+        Ok((visible || local).then(|| Found {
+            place: place.clone(),
+            marker: marker.map(page_object),
+            is_listed: true,
+        }))
     }
 
     /// True for a directory that was removed, and that listings show only because unlinked objects below it wait for
@@ -464,10 +488,7 @@ pub(crate) fn seen_in_listing(object: &PageObject, attributes: Option<Attributes
 }
 
 pub(crate) fn kind_of(attributes: &Attributes) -> Kind {
-    match attributes.mode {
-        Some(mode) if mode & libc::S_IFMT == libc::S_IFLNK => Kind::Symlink,
-        _ => Kind::File,
-    }
+    attributes.mode.map_or(Kind::File, Kind::of_mode)
 }
 
 pub(crate) fn object_id(directory: &DirectoryPlace, file: &FileCandidate) -> ObjectId {

@@ -5,10 +5,11 @@
 //! 2. A name may stand for an object, a directory, both, or neither; the answer must be cheap ([`lookup`]).
 //! 3. Directories of any size are read in pages, with what is local mixed in ([`directory`]).
 //! 4. What is seen of the bucket by accident keeps everything else honest ([`freshness`]).
-//! 5. Changes of the namespace are conditional on what is there ([`change`], [`rename`]).
+//! 5. A directory's attributes are on an object that its listing does not show ([`marker`]).
+//! 6. Changes of the namespace are conditional on what is there ([`change`], [`rename`]).
 //!    Whole directories are moved without holding their names in memory ([`moves`]).
-//! 6. Whoever walks a tree has its listings before they are asked for ([`walks`]).
-//! 7. Buckets are directories of a virtual root ([`buckets`]).
+//! 7. Whoever walks a tree has its listings before they are asked for ([`walks`]).
+//! 8. Buckets are directories of a virtual root ([`buckets`]).
 
 pub mod buckets;
 pub mod change;
@@ -16,6 +17,7 @@ pub mod directory;
 pub mod follow;
 pub mod freshness;
 pub mod lookup;
+pub mod marker;
 pub mod moves;
 pub mod node;
 pub mod rename;
@@ -34,7 +36,7 @@ use crate::s3::Client;
 use crate::s3::capabilities::{Feature, Support};
 use node::{DirectoryPlace, Ino, Node, Place};
 use std::num::NonZeroUsize;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use table::Table;
@@ -93,6 +95,10 @@ pub struct Tree {
     legacy_markers_seen: AtomicBool,
     /// Another tool's attributes were seen on an unmarked object: marks prove nothing here.
     foreign_attributes_seen: AtomicBool,
+    /// A directory's marker carried attributes, or this mount has put one: they matter in this bucket.
+    markers_matter: AtomicBool,
+    /// How many markers were looked for.
+    markers_asked: AtomicU32,
     invalidations: UnboundedSender<Invalidation>,
 }
 
@@ -116,6 +122,8 @@ impl Tree {
             copies_change_tags: AtomicBool::new(false),
             legacy_markers_seen: AtomicBool::new(false),
             foreign_attributes_seen: AtomicBool::new(false),
+            markers_matter: AtomicBool::new(false),
+            markers_asked: AtomicU32::new(0),
             table: Mutex::new(Table::new(root, rt::now(), rt::wall_clock())),
             listings: Listings::new(LISTING_CAPACITY_ENTRIES),
             attributes: AttributeCache::new(ATTRIBUTE_CAPACITY),

@@ -34,6 +34,46 @@ pub enum Kind {
     File,
     Directory,
     Symlink,
+    // Served by the kernel: nobody reads or writes these through the mount.
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+impl Kind {
+    /// What an object with this `st_mode` is. A directory is a prefix, never an object.
+    #[must_use]
+    pub fn of_mode(mode: u32) -> Self {
+        match mode & libc::S_IFMT {
+            libc::S_IFLNK => Self::Symlink,
+            libc::S_IFIFO => Self::Fifo,
+            libc::S_IFSOCK => Self::Socket,
+            libc::S_IFCHR => Self::CharDevice,
+            libc::S_IFBLK => Self::BlockDevice,
+            _ => Self::File,
+        }
+    }
+
+    /// The type bits of `st_mode`.
+    #[must_use]
+    pub fn type_bits(self) -> u32 {
+        match self {
+            Self::File => libc::S_IFREG,
+            Self::Directory => libc::S_IFDIR,
+            Self::Symlink => libc::S_IFLNK,
+            Self::Fifo => libc::S_IFIFO,
+            Self::Socket => libc::S_IFSOCK,
+            Self::CharDevice => libc::S_IFCHR,
+            Self::BlockDevice => libc::S_IFBLK,
+        }
+    }
+
+    /// True for what is uploaded in one part, so that its ETag shows that it is no regular file.
+    #[must_use]
+    pub fn is_special(self) -> bool {
+        !matches!(self, Self::File | Self::Directory)
+    }
 }
 
 /// The name under which an inode was last found.
@@ -58,6 +98,10 @@ pub struct Node {
     pub attributes_known: bool,
     /// As the object carried them when they were last seen.
     pub headers: Option<Arc<ObjectHeaders>>,
+    /// Of a directory: when its marker, which carries the attributes, was last looked at or put.
+    pub marker_at: Option<Instant>,
+    /// Of a directory: its times are those of a change in it that only this mount knows.
+    pub is_touched: bool,
     /// When the bucket last confirmed this.
     pub checked_at: Instant,
     /// The user said at this time that the bucket is to be asked again.

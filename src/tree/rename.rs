@@ -6,14 +6,15 @@
 //! 3. Whether an object is the copy of a version: equal ETags say so, but copies of objects that were uploaded in parts have
 //!    others, and so has every copy in an encrypted bucket. The transaction in the metadata says it then; an object of
 //!    another tool, which has none, gets one by which its copy is recognised ([`transaction_of_copy`]).
-//! 4. Objects over the limit of one copy, and symlinks (whose ETag is their mark), are copied as multipart uploads.
+//! 4. Objects over the limit of one copy, and symlinks and special files (whose ETag is their mark), are copied as multipart uploads.
 
 use super::Tree;
+use super::node::Kind;
 use crate::base::attributes::{Attributes, TRANSACTION};
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::limits::{GIB, UploadLimits};
-use crate::base::object::{ByteRange, Condition, ETag, ObjectId, ObjectInfo, Version};
+use crate::base::object::{ByteRange, Condition, ETag, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::base::segments::Segments;
 use crate::s3::types::{CompleteRequest, CopyRequest, GetRequest, PutRequest, UploadId, UploadedPart};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -35,7 +36,8 @@ pub(super) enum Deleted {
 
 impl Tree {
     /// Copies the object that is at `from` now to `to`, and deletes exactly the version that was copied.
-    /// Returns the tag of that version, and the version at `to`.
+    /// Returns the tag of that version, and the version at `to`, which carries `headers` if it is the expected one and they
+    /// are given ([`Tree::copy_with`]).
     ///
     /// # Errors
     /// `NotFound`, `Exists` (with [`Condition::Absent`]), `Busy` when either end keeps changing.
@@ -45,6 +47,7 @@ impl Tree {
         expected: Option<Version>,
         to: &ObjectId,
         condition: Condition,
+        mut headers: Option<ObjectHeaders>,
     ) -> Result<(ETag, Version)> {
         let mut expected = expected;
         let mut condition = condition;
@@ -53,7 +56,16 @@ impl Tree {
                 Some(version) => version,
                 None => self.client.head(from).await?.version,
             };
-            let copied = match self.copy_version(from, &source, to, condition.clone()).await {
+            let copied = match &headers {
+                Some(headers) => {
+                    let copied = self.copy_with(from, &source, to, condition.clone(), headers);
+                    copied.await
+                }
+                None => self.copy_version(from, &source, to, condition.clone()).await,
+            };
+            // They are those of the version that was expected, of no other.
+            headers = None;
+            let copied = match copied {
                 Ok(version) => version,
                 Err(error) if error.kind() == ErrorKind::PreconditionFailed => {
                     self.destination_allows(to, &condition).await?;
@@ -152,11 +164,11 @@ impl Tree {
                 info.headers.metadata.insert(TRANSACTION.to_owned(), transaction);
                 headers = Some(info.headers.clone());
             }
-            if too_large || is_symlink(&info) {
+            if too_large || is_special(&info) {
                 let copied = if too_large {
                     self.copy_in_parts(from, &info, to, condition).await
                 } else {
-                    self.copy_symlink(from, &info, to, condition).await
+                    self.copy_special(from, &info, to, condition).await
                 };
                 return match copied {
                     Err(error) if error.kind() == ErrorKind::Ambiguous => match self.client.head(to).await {
@@ -187,6 +199,51 @@ impl Tree {
         }
     }
 
+    /// As [`Tree::copy_version`], with other headers: all of them, with an identity of this copy ([`TRANSACTION`]) in the
+    /// metadata. The object may be copied onto itself.
+    ///
+    /// # Errors
+    /// As [`Tree::copy_version`]; `Ambiguous` when looking did not help either.
+    pub async fn copy_with(
+        &self,
+        from: &ObjectId,
+        source: &Version,
+        to: &ObjectId,
+        condition: Condition,
+        headers: &ObjectHeaders,
+    ) -> Result<Version> {
+        let info = ObjectInfo {
+            version: source.clone(),
+            headers: headers.clone(),
+        };
+        let copied = if source.size_bytes > UploadLimits::S3.max_part_bytes {
+            self.copy_in_parts(from, &info, to, condition).await
+        } else if is_special(&info) {
+            self.copy_special(from, &info, to, condition).await
+        } else {
+            let request = CopyRequest {
+                from: from.clone(),
+                from_etag: source.etag.clone(),
+                size_bytes: source.size_bytes,
+                to: to.clone(),
+                condition,
+                headers: Some(headers.clone()),
+            };
+            self.client.copy(&request).await
+        };
+        match copied {
+            Err(error) if error.kind() == ErrorKind::Ambiguous => {
+                let there = self.client.head(to).await?;
+                if there.headers.metadata.get(TRANSACTION) == headers.metadata.get(TRANSACTION) {
+                    return Ok(there.version);
+                }
+                // It did not happen, and whatever is there now decides anew.
+                Err(error.as_kind(ErrorKind::PreconditionFailed))
+            }
+            decided => decided,
+        }
+    }
+
     /// The reply of a copy was lost.
     async fn settle_copy(&self, request: &CopyRequest) -> Result<Version> {
         let (from, to) = (&request.from, &request.to);
@@ -206,7 +263,7 @@ impl Tree {
         Err(Error::new(ErrorKind::Busy, "the object could not be copied").on(to))
     }
 
-    async fn copy_symlink(
+    async fn copy_special(
         &self,
         from: &ObjectId,
         info: &ObjectInfo,
@@ -424,8 +481,8 @@ fn transaction_of_copy(source: &ETag) -> String {
     format!("copy-of-{source}")
 }
 
-fn is_symlink(info: &ObjectInfo) -> bool {
+fn is_special(info: &ObjectInfo) -> bool {
     Attributes::read(&info.headers.metadata)
         .mode
-        .is_some_and(|mode| mode & libc::S_IFMT == libc::S_IFLNK)
+        .is_some_and(|mode| Kind::of_mode(mode).is_special())
 }

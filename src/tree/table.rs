@@ -13,7 +13,7 @@ use crate::base::object::{ObjectHeaders, ObjectId, Version};
 use crate::rt::Instant;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// What has just been learned of an object.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub struct Table {
     hidden: HashMap<ObjectId, Ino>,
     /// Directories that lost their last child and wait for a marker.
     emptied: HashSet<DirectoryPlace>,
+    /// Attributes of directories that no marker in the bucket carries, for the life of the mount.
+    unsaved: HashMap<DirectoryPlace, Attributes>,
 }
 
 impl Table {
@@ -45,6 +47,7 @@ impl Table {
             directories: HashMap::new(),
             hidden: HashMap::new(),
             emptied: HashSet::new(),
+            unsaved: HashMap::new(),
         };
         if let Place::Directory(place) = &root {
             table.directories.insert(place.clone(), ROOT);
@@ -175,7 +178,7 @@ impl Table {
         } else {
             let ino = self.free_number(directory_hash(place));
             self.directories.insert(place.clone(), ino);
-            let node = blank(
+            let mut node = blank(
                 ino,
                 Place::Directory(place.clone()),
                 Kind::Directory,
@@ -183,6 +186,7 @@ impl Table {
                 seen_at,
                 today,
             );
+            node.attributes = self.unsaved(place).unwrap_or_default();
             self.nodes.insert(ino, node);
             ino
         };
@@ -197,10 +201,54 @@ impl Table {
         node
     }
 
+    /// Nothing that is known at or below a directory is believed any longer. Returns the names that the kernel knows.
+    pub fn forget_below(&mut self, place: &DirectoryPlace, ttl: Option<Duration>) -> Vec<(Ino, Arc<str>)> {
+        let is_below = |node: &Node| match &node.place {
+            Place::Object(id) => id.bucket == place.bucket && id.key.starts_with(place.key.prefix()),
+            Place::Directory(below) => {
+                below.bucket == place.bucket && below.key.prefix().starts_with(place.key.prefix())
+            }
+            Place::Buckets => false,
+        };
+        let mut links = Vec::new();
+        for node in self
+            .nodes
+            .values_mut()
+            .filter(|node| !node.gone && !node.local && is_below(node))
+        {
+            node.marker_at = None;
+            if let Some(old) = ttl.and_then(|ttl| node.checked_at.checked_sub(ttl)) {
+                node.checked_at = old;
+            }
+            links.extend(node.link.clone());
+        }
+        let names = links.into_iter();
+        names
+            .map(|link| (self.number_of_directory(&link.parent), link.name))
+            .collect()
+    }
+
+    /// The directory's attributes, which the bucket does not carry, are these.
+    pub fn keep_unsaved(&mut self, place: &DirectoryPlace, attributes: Attributes) {
+        self.unsaved.insert(place.clone(), attributes);
+    }
+
+    pub fn forget_unsaved(&mut self, place: &DirectoryPlace) {
+        self.unsaved.remove(place);
+    }
+
+    #[must_use]
+    pub fn unsaved(&self, place: &DirectoryPlace) -> Option<Attributes> {
+        self.unsaved.get(place).copied()
+    }
+
     /// As [`Table::detach`], by this mount's own doing.
     pub fn unlink(&mut self, ino: Ino) {
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.unlinked = true;
+            if let Place::Directory(place) = &node.place {
+                self.unsaved.remove(place);
+            }
         }
         self.detach(ino);
     }
@@ -446,6 +494,7 @@ impl Table {
             self.detach(old);
         }
         self.move_objects_below(from, to);
+        self.move_unsaved_below(from, to);
         let moved: Vec<(DirectoryPlace, Ino)> = self
             .directories
             .iter()
@@ -468,6 +517,18 @@ impl Table {
             }
             self.directories.insert(new_place, ino);
         }
+    }
+
+    fn move_unsaved_below(&mut self, from: &DirectoryPlace, to: &DirectoryPlace) {
+        let is_below = |place: &DirectoryPlace| {
+            place.bucket == from.bucket && place.key.prefix().starts_with(from.key.prefix())
+        };
+        self.unsaved.remove(to);
+        let moved: Vec<_> = self.unsaved.extract_if(|place, _| is_below(place)).collect();
+        let moved = moved
+            .into_iter()
+            .map(|(place, attributes)| (rebase(&place, from, to), attributes));
+        self.unsaved.extend(moved);
     }
 
     fn move_objects_below(&mut self, from: &DirectoryPlace, to: &DirectoryPlace) {
@@ -531,6 +592,8 @@ fn blank(ino: Ino, place: Place, kind: Kind, link: Option<Link>, now: Instant, t
         attributes: Attributes::default(),
         attributes_known: false,
         headers: None,
+        marker_at: None,
+        is_touched: false,
         checked_at: now,
         refresh_due: None,
         first_seen: today,

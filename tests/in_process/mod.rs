@@ -193,6 +193,7 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf) -> Arc<Fs>
         stall_timeout: options.stall_timeout,
     });
     let fs_settings = FsSettings {
+        list_virtual_xattrs: false,
         defaults: Defaults {
             uid: 0,
             gid: 0,

@@ -332,7 +332,8 @@ impl Reference {
             Some(_) if creates && flags & libc::O_EXCL != 0 => return Err(libc::EEXIST),
             Some(Kind::Directory) => return Err(libc::EISDIR),
             Some(Kind::Symlink) => return Err(libc::ELOOP),
-            Some(Kind::File) => {
+            // No operation makes special files.
+            Some(_) => {
                 let number = self.share(machine, path);
                 if flags & libc::O_TRUNC != 0 {
                     self.resize(machine, number, 0);
@@ -490,9 +491,9 @@ impl Reference {
 
     fn truncate(&mut self, machine: usize, path: &str, size: usize) -> Outcome<()> {
         match self.find(machine, path)? {
-            Kind::File => {}
             Kind::Directory => return Err(libc::EISDIR),
             Kind::Symlink => return Err(libc::EINVAL),
+            _ => {}
         }
         let number = self.share(machine, path);
         self.resize(machine, number, size);

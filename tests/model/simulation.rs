@@ -350,8 +350,8 @@ impl Simulation {
                         waiting.push(path);
                         Ok(Value::Nothing)
                     }
-                    pailfs::tree::node::Kind::File => self.both(machine, &Operation::ReadFile { path }),
                     pailfs::tree::node::Kind::Symlink => self.both(machine, &Operation::Readlink { path }),
+                    _ => self.both(machine, &Operation::ReadFile { path }),
                 };
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::support::command::bash;
 use crate::support::files;
+use crate::support::is_root;
 use crate::support::store::Store;
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,9 +11,14 @@ crate::on_each_store!(
     a_directory_of_many_pages_is_listed_whole,
     a_directory_is_removed_only_when_the_bucket_says_it_is_empty,
     everything_can_be_removed,
+    attributes_of_directories_last,
 );
 // SeaweedFS takes a marker for existing as long as there are keys below it, and then removes both.
-crate::on_the_embedded_store!(a_directory_stays_when_it_becomes_empty);
+crate::on_the_embedded_store!(
+    a_directory_stays_when_it_becomes_empty,
+    a_marker_keeps_what_others_put_on_it,
+    what_a_listing_shows_of_a_directory_is_not_asked_again,
+);
 
 fn a_directory_of_many_pages_is_listed_whole(store: &Store) {
     let count = if store.is_embedded() { 5_000 } else { 2_300 };
@@ -91,4 +97,73 @@ fn everything_can_be_removed(store: &Store) {
     );
     mount.unmount();
     assert_eq!(store.bucket.keys(""), [""; 0]);
+}
+
+fn attributes_of_directories_last(store: &Store) {
+    let mount = store.mount().start();
+    bash(
+        &mount.path(),
+        "mkdir -m 750 made; mkdir -p implicit/below; chmod 711 implicit; touch -d '2001-02-03 04:05:06.789' made implicit; mv made moved",
+    );
+    if is_root() {
+        bash(&mount.path(), "chown 12:34 moved");
+    }
+    let shown = "stat -c '%n %a %u %g %Y' moved implicit";
+    let before = bash(&mount.path(), shown);
+    assert!(
+        before.contains("moved 750 ") && before.contains("implicit 711 "),
+        "{before}"
+    );
+    if !store.is_embedded() {
+        // The store keeps no metadata there; while it is mounted nothing is lost, whatever the kernel forgets.
+        if is_root() {
+            bash(&mount.path(), "echo 2 > /proc/sys/vm/drop_caches");
+        }
+        assert_eq!(bash(&mount.path(), shown), before);
+        return;
+    }
+    mount.unmount();
+    let again = store.mount().start();
+    assert_eq!(bash(&again.path(), shown), before);
+    let by_listing = "find . -mindepth 1 -maxdepth 1 -printf '%f %m %U %G %T@\\n' | sort";
+    let times = bash(&again.path(), by_listing);
+    assert_eq!(times.matches(" 981173106.789").count(), 2, "{times}");
+    // Another mount's change is seen when what is known has aged.
+    let other = store.mount().options("--metadata-ttl 0s").start();
+    assert_eq!(bash(&other.path(), shown), before);
+    bash(&again.path(), "chmod 700 moved");
+    assert_eq!(bash(&other.path(), "stat -c %a moved").trim(), "700");
+}
+
+fn a_marker_keeps_what_others_put_on_it(store: &Store) {
+    store.bucket.put_with_metadata(
+        "dir/",
+        b"",
+        &[("mode", "16872"), ("uid", "7"), ("gid", "8"), ("colour", "blue")],
+    );
+    store.bucket.put("dir/file", "x");
+    let mount = store.mount().start();
+    assert_eq!(bash(&mount.path(), "stat -c '%a %u %g' dir").trim(), "750 7 8");
+    bash(&mount.path(), "chmod 755 dir");
+    let metadata = store.bucket.metadata("dir/");
+    assert_eq!(metadata.get("colour").map(String::as_str), Some("blue"));
+    assert_eq!(metadata.get("file-owner").map(String::as_str), Some("7"));
+    // Data under the key of a marker is a file, and stays one.
+    store.bucket.put("odd/", "data");
+    bash(
+        &mount.path(),
+        "chmod 700 odd; test \"$(stat -c %a odd)\" = 700; test \"$(cat odd/~%)\" = data",
+    );
+}
+
+fn what_a_listing_shows_of_a_directory_is_not_asked_again(store: &Store) {
+    store
+        .bucket
+        .put_all((0..30).map(|i| format!("top/d{i}/file")), b"x");
+    let mount = store.mount().options("--metadata-ttl 1h").start();
+    bash(&mount.path(), "ls -R top > /dev/null");
+    let counts = store.server().counts().clone();
+    counts.reset();
+    bash(&mount.path(), "stat top/d* > /dev/null; ls -lR top > /dev/null");
+    assert_eq!(counts.total(), 0, "{:?}", counts.all());
 }

@@ -9,6 +9,7 @@
 mod support;
 
 mod appends;
+mod attributes;
 mod buckets;
 mod contract;
 mod copies;
@@ -25,7 +26,9 @@ mod log;
 mod programs;
 mod read_only;
 mod refreshing;
+mod special;
 mod starting;
 mod two_mounts;
 mod users;
 mod walks;
+mod xattrs;

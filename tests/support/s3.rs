@@ -7,6 +7,7 @@ use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{Tag, Tagging};
+use std::collections::HashMap;
 
 /// One bucket of one store.
 #[derive(Clone)]
@@ -59,6 +60,11 @@ impl Bucket {
             request = request.metadata(*name, *value);
         }
         block_on(request.send()).unwrap_or_else(|error| panic!("put {key:?}: {error:?}"));
+    }
+
+    /// The object's user metadata.
+    pub fn metadata(&self, key: &str) -> HashMap<String, String> {
+        self.head(key).metadata.unwrap_or_default()
     }
 
     /// Many at once.

@@ -210,6 +210,7 @@ fn the_written_form_is_that_of_the_tools() {
         mtime: Some(at(1_500_000_000_000_000_001)),
         ctime: None,
         atime: Some(at(-500_000_000)),
+        device: None,
     };
     let mut written = BTreeMap::new();
     attributes.write(MetadataFormat::Aws, &mut written);
@@ -276,14 +277,16 @@ fn attributes() -> impl Strategy<Value = Attributes> {
         time(),
         time(),
         time(),
+        proptest::option::of(any::<u32>()),
     )
-        .prop_map(|(mode, uid, gid, mtime, ctime, atime)| Attributes {
+        .prop_map(|(mode, uid, gid, mtime, ctime, atime, device)| Attributes {
             mode,
             uid,
             gid,
             mtime,
             ctime,
             atime,
+            device,
         })
 }
 

@@ -272,7 +272,6 @@ fn attributes_of(metadata: &fs::Metadata) -> Attributes {
         uid: Some(metadata.uid()),
         gid: Some(metadata.gid()),
         mtime: metadata.modified().ok(),
-        ctime: None,
-        atime: None,
+        ..Attributes::default()
     }
 }

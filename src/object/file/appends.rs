@@ -165,7 +165,9 @@ impl State {
         if let Some(Sealed { attributes, .. }) = &mut self.sealed {
             *attributes = merged(attributes);
         }
-        self.headers = found.headers.clone();
+        if !are_ours {
+            self.headers = found.headers.clone();
+        }
     }
 
     /// What is in the spool from `from` on: place, file position, length.

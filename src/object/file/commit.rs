@@ -14,6 +14,7 @@ use super::state::{Source, State};
 use super::stream::headers_in;
 use super::upload::{self, Link, Upload};
 use super::{Base, Committed, appends};
+use crate::base::attributes::xattrs::XATTR;
 use crate::base::attributes::{Attributes, MetadataFormat};
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -96,6 +97,8 @@ impl State {
             .map_or(self.mtime_is_explicit, |sealed| sealed.mtime_is_explicit);
         (now.mode, now.uid, now.gid) != (then.mode, then.uid, then.gid)
             || (is_explicit && now.mtime != then.mtime)
+            || self.headers.content_type != link.headers.content_type
+            || self.headers.metadata.get(XATTR) != link.headers.metadata.get(XATTR)
     }
 }
 
@@ -538,11 +541,7 @@ impl File {
                 .is_some_and(|upload| state.attributes_are_late(&upload.link));
             let late = late.then(|| state.sealed_attributes());
             state.committed_as(version.clone(), reader);
-            state.unreported = Some(Committed {
-                version,
-                attributes: written(context.metadata_format, stored),
-                rebased: None,
-            });
+            state.unreported = Some(Committed::new(version, written(context.metadata_format, stored)));
             if !state.is_dirty() && late.is_none() {
                 state.attributes.mtime = stored.mtime;
             }
@@ -578,11 +577,10 @@ impl File {
         let records = {
             let mut state = self.state();
             if let Base::Known(version) = &state.base {
-                state.unreported = Some(Committed {
-                    version: version.clone(),
-                    attributes: written(self.context.metadata_format, state.attributes),
-                    rebased: None,
-                });
+                state.unreported = Some(Committed::new(
+                    version.clone(),
+                    written(self.context.metadata_format, state.attributes),
+                ));
             }
             state.persisted.take().map(|persisted| persisted.records)
         };
@@ -652,11 +650,7 @@ impl File {
         state.source = Some(Source::of(state.id.clone(), reader));
         state.base = Base::Known(version.clone());
         let attributes = written(self.context.metadata_format, attributes);
-        state.unreported = Some(Committed {
-            version,
-            attributes,
-            rebased: None,
-        });
+        state.unreported = Some(Committed::new(version, attributes));
     }
 }
 

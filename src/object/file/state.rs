@@ -305,6 +305,12 @@ impl State {
         self.note_change();
     }
 
+    pub fn edit_headers(&mut self, edit: impl FnOnce(&mut ObjectHeaders)) {
+        edit(&mut self.headers);
+        self.attributes_set = self.generation;
+        self.note_change();
+    }
+
     /// The object carries these now. What was written meanwhile is younger, and so is its time.
     pub fn rewritten(&mut self, headers: ObjectHeaders, mut attributes: Attributes) {
         if self.is_dirty() {
