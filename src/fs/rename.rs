@@ -33,7 +33,7 @@ struct Target {
     existing: Option<Node>,
 }
 
-/// What a moved object carries.
+/// What a moved object carries; if somebody's newer version was moved instead, the change still waits for that.
 #[derive(Clone)]
 struct Edited {
     headers: ObjectHeaders,
@@ -200,19 +200,13 @@ impl Fs {
         }
         let expected = self.tree.node(node.ino)?.version;
         let displacing = self.displace_hidden(to, open).await?;
-        let condition = match self.tree.hidden_version(to) {
-            _ if !no_replace => Condition::None,
-            // Nobody sees it: it was unlinked, and only waits for its handles.
-            Some(hidden) => Condition::Matches(hidden.etag),
-            None => Condition::Absent,
-        };
+        let condition = self.condition_to_move(to, no_replace);
         let edited = self.edited_for_move(node, &from, expected.as_ref()).await?;
         let expected_etag = expected.as_ref().map(|version| version.etag.clone());
         let headers = edited.as_ref().map(|edited| edited.headers.clone());
         let moved = self.tree.move_object(&from, expected, to, condition, headers);
         let (source, version) = moved.await?;
         self.displaced(displacing).await;
-        // Else somebody's newer version was moved, and the change still waits for it.
         let edited = edited.filter(|_| expected_etag.as_ref() == Some(&source));
         if let Some(open) = open {
             if open.file.base_etag().is_none_or(|base| base != source) {
@@ -283,6 +277,15 @@ impl Fs {
             attributes,
             changes,
         }))
+    }
+
+    fn condition_to_move(&self, to: &ObjectId, no_replace: bool) -> Condition {
+        if !no_replace {
+            return Condition::None;
+        }
+        // Nobody sees what is hidden: it was unlinked, and only waits for its handles.
+        let hidden = self.tree.hidden_version(to);
+        hidden.map_or(Condition::Absent, |hidden| Condition::Matches(hidden.etag))
     }
 
     /// The version that a file which is not committed yet will replace under its new name.

@@ -296,7 +296,7 @@ impl Fs {
             }
             (TAGS, Place::Object(_)) => self.set_tags(node, text).await,
             (REFRESH, Place::Directory(place)) => {
-                self.tree.refresh_below(place);
+                self.tree.refresh_below(place, None);
                 Ok(())
             }
             _ => Err(Error::new(

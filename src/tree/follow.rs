@@ -217,17 +217,6 @@ impl Tree {
         self.invalidate(super::Invalidation::Attributes { ino });
     }
 
-    /// Forgets what is known of the directory and everything below it: the bucket is asked again.
-    pub fn refresh_below(&self, place: &DirectoryPlace) {
-        self.listings.forget_where(|listed| {
-            listed.bucket == place.bucket && listed.key.prefix().starts_with(place.key.prefix())
-        });
-        let names = self.table().forget_below(place, self.settings.metadata_ttl);
-        for (parent, name) in names {
-            self.invalidate_name(parent, &name);
-        }
-    }
-
     #[must_use]
     pub fn parent_of(&self, ino: Ino) -> Ino {
         let table = self.table();

@@ -142,7 +142,8 @@ impl Tree {
         }
     }
 
-    fn refresh_below(&self, place: &DirectoryPlace, file: Option<&str>) {
+    /// Forgets what is known of `file` beside the directory, of the directory and of everything below it.
+    pub fn refresh_below(&self, place: &DirectoryPlace, file: Option<&str>) {
         let prefix = place.key.prefix();
         self.listings
             .forget_where(|listed| listed.bucket == place.bucket && listed.key.prefix().starts_with(prefix));

@@ -388,6 +388,9 @@ impl Tree {
 
     /// Takes note of what listings of this endpoint show.
     pub(crate) fn note_page(&self, objects: &[crate::s3::types::ListedObject]) {
+        if !objects.is_empty() {
+            self.objects_listed.store(true, Ordering::Relaxed);
+        }
         if objects.iter().any(|object| object.checksum_algorithm.is_some()) {
             self.algorithms_seen.store(true, Ordering::Relaxed);
         }

@@ -71,7 +71,7 @@ impl Tree {
     /// attributes, and no listing has shown one, the others are not asked.
     fn markers_may_matter(&self) -> bool {
         self.settings.attributes == AttributesMode::Full
-            || !self.algorithms_seen.load(Ordering::Relaxed)
+            || (self.objects_listed.load(Ordering::Relaxed) && !self.algorithms_seen.load(Ordering::Relaxed))
             || self.foreign_attributes_seen.load(Ordering::Relaxed)
             || self.markers_matter.load(Ordering::Relaxed)
             || self.markers_asked.load(Ordering::Relaxed) < SAMPLE

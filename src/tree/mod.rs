@@ -95,6 +95,8 @@ pub struct Tree {
     legacy_markers_seen: AtomicBool,
     /// Another tool's attributes were seen on an unmarked object: marks prove nothing here.
     foreign_attributes_seen: AtomicBool,
+    /// A listing has shown objects.
+    objects_listed: AtomicBool,
     /// A directory's marker carried attributes, or this mount has put one: they matter in this bucket.
     markers_matter: AtomicBool,
     /// How many markers were looked for.
@@ -123,6 +125,7 @@ impl Tree {
             legacy_markers_seen: AtomicBool::new(false),
             foreign_attributes_seen: AtomicBool::new(false),
             markers_matter: AtomicBool::new(false),
+            objects_listed: AtomicBool::new(false),
             markers_asked: AtomicU32::new(0),
             table: Mutex::new(Table::new(root, rt::now(), rt::wall_clock())),
             listings: Listings::new(LISTING_CAPACITY_ENTRIES),

@@ -13,7 +13,7 @@ use crate::base::object::{ObjectHeaders, ObjectId, Version};
 use crate::rt::Instant;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// What has just been learned of an object.
 #[derive(Clone, Debug)]
@@ -199,33 +199,6 @@ impl Table {
         }
         node.confirm(seen_at);
         node
-    }
-
-    /// Nothing that is known at or below a directory is believed any longer. Returns the names that the kernel knows.
-    pub fn forget_below(&mut self, place: &DirectoryPlace, ttl: Option<Duration>) -> Vec<(Ino, Arc<str>)> {
-        let is_below = |node: &Node| match &node.place {
-            Place::Object(id) => id.bucket == place.bucket && id.key.starts_with(place.key.prefix()),
-            Place::Directory(below) => {
-                below.bucket == place.bucket && below.key.prefix().starts_with(place.key.prefix())
-            }
-            Place::Buckets => false,
-        };
-        let mut links = Vec::new();
-        for node in self
-            .nodes
-            .values_mut()
-            .filter(|node| !node.gone && !node.local && is_below(node))
-        {
-            node.marker_at = None;
-            if let Some(old) = ttl.and_then(|ttl| node.checked_at.checked_sub(ttl)) {
-                node.checked_at = old;
-            }
-            links.extend(node.link.clone());
-        }
-        let names = links.into_iter();
-        names
-            .map(|link| (self.number_of_directory(&link.parent), link.name))
-            .collect()
     }
 
     /// The directory's attributes, which the bucket does not carry, are these.
@@ -442,6 +415,7 @@ impl Table {
         let mut links = Vec::new();
         for node in self.nodes.values_mut().filter(|node| is_meant(&node.place)) {
             node.refresh_due = Some(now);
+            node.marker_at = None;
             if node.lookups > 0 {
                 links.extend(node.link.clone());
             }

@@ -222,6 +222,7 @@ fn a_change_that_fails_is_told_at_fsync(store: &Store) {
         .expect_in_log("could not be stored")
         .expect_in_log("operation=\"fsync\"")
         .start();
+    warm_up(&mount);
     let path = mount.join("file");
     files::write(&path, b"data").expect("written");
     let file = fs::File::open(&path).expect("opened");

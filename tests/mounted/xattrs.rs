@@ -244,6 +244,8 @@ fn a_refresh_forgets_what_is_known_below(store: &Store) {
 fn the_last_failure_is_told(store: &Store) {
     let mount: Mount = store.mount().expect_in_log("on purpose").start();
     files::write(&mount.join("file"), b"data").expect("written");
+    // The first copy may find out what the store can do.
+    bash(&mount.path(), "chmod 644 file; sync file");
     let faults = store.server().faults();
     faults.inject(
         pailfs::embedded::When::on(Operation::Copy),
