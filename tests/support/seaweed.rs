@@ -37,7 +37,7 @@ fn candidate(program: &Path) -> Candidate {
         "-s3",
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
-        "-volume.max=400",
+        "-volume.max=3000",
     ]);
     command.args([
         "-master.volumeSizeLimitMB=256",
