@@ -2,6 +2,7 @@
 //!
 //! `A$ ` and `B$ ` begin a command of one shell, what follows is all that it prints; `…` stands for anything.
 
+use crate::support::command::starting;
 use crate::support::mount::{Mount, Place};
 use crate::support::store::Store;
 use std::io::{BufRead, BufReader, Write};
@@ -86,6 +87,7 @@ impl Shell {
             program.parent().expect("in a directory").display(),
             std::env::var("PATH").unwrap_or_default()
         );
+        let _starting = starting();
         let mut process = Command::new("bash")
             .args(["--noprofile", "--norc", "-c", LOOP])
             .env("END", END)

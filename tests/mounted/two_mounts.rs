@@ -1,6 +1,6 @@
 //! Two mounts of one bucket, as on two machines: all they share is the bucket.
 
-use crate::support::command::bash;
+use crate::support::command::{bash, nothing_is_started};
 use crate::support::files;
 use crate::support::mount::Mount;
 use crate::support::store::Store;
@@ -117,6 +117,7 @@ fn exactly_one_makes_the_directory(store: &Store) {
 fn every_close_of_what_lost_says_so(store: &Store) {
     let mount = store.mount().expect_in_log("the local version was kept").start();
     let path = mount.join("file");
+    let quiet = nothing_is_started();
     let mut file = File::create_new(&path).expect("made");
     // As a child process has them, which exits before its parent closes the file.
     let copies = [
@@ -132,6 +133,7 @@ fn every_close_of_what_lost_says_so(store: &Store) {
             libc::EEXIST | libc::ESTALE
         ));
     }
+    drop(quiet);
     assert_eq!(store.bucket.text("file"), "of the other");
 }
 
@@ -146,6 +148,7 @@ fn a_conflicting_write_is_refused_and_kept(store: &Store) {
     store.bucket.put("file", "original");
     let a = store.mount().expect_in_log("").start();
     let b = store.mount().start();
+    let quiet = nothing_is_started();
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -155,6 +158,7 @@ fn a_conflicting_write_is_refused_and_kept(store: &Store) {
     files::write(&b.join("file"), b"of the other").expect("written");
     let refused = file.sync_all();
     let closed = files::close(file);
+    drop(quiet);
     assert_eq!(files::errno(refused.and(closed)), libc::ESTALE);
     assert_eq!(store.bucket.text("file"), "of the other");
     assert_eq!(fs::read_to_string(a.join("file")).expect("read"), "of the other");

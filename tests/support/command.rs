@@ -7,11 +7,27 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 const DEFAULT_LIMIT: Duration = Duration::from_secs(150);
 /// How long a killed process may take to be gone; one that waits for the filesystem cannot die at all.
 const DEATH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Read by whoever starts a program.
+static SPAWNING: RwLock<()> = RwLock::new(());
+
+/// While the result lives no other test starts a program. A new process has copies of all descriptors until it becomes the
+/// program, and closes them then, which commits what was written to them: a test for which that is too early holds this.
+/// It must not start a program itself meanwhile.
+pub fn nothing_is_started() -> RwLockWriteGuard<'static, ()> {
+    SPAWNING.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// To be held by whoever starts a program by other means than [`Tool`].
+pub fn starting() -> RwLockReadGuard<'static, ()> {
+    SPAWNING.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A program to run. Its output goes to files, so that a child which lives on does not keep anybody waiting.
 pub struct Tool {
@@ -95,6 +111,7 @@ impl Tool {
         self.command
             .stdout(Stdio::from(copy(&stdout)))
             .stderr(Stdio::from(copy(&stderr)));
+        let _starting = starting();
         let child = self
             .command
             .spawn()
