@@ -58,6 +58,7 @@ fn apply_one(option: &str, args: &mut MountArgs, extra: &mut ExtraOptions) -> Re
         "rw" => args.read_only = false,
         "allow_other" => args.allow_other = true,
         "allow_bucket_changes" => args.allow_bucket_changes = true,
+        "list_virtual_xattrs" => args.list_virtual_xattrs = true,
         "no_sign_request" => args.endpoint.no_sign_request = true,
         "requester_pays" => args.endpoint.requester_pays = true,
         "use_path_request_style" => args.endpoint.path_style = Some(PathStyleArg::Always),
@@ -205,6 +206,7 @@ fn merge(args: &mut MountArgs, other: MountArgs) {
     args.read_only |= other.read_only;
     args.allow_other |= other.allow_other;
     args.allow_bucket_changes |= other.allow_bucket_changes;
+    args.list_virtual_xattrs |= other.list_virtual_xattrs;
     args.endpoint.no_sign_request |= other.endpoint.no_sign_request;
     args.endpoint.requester_pays |= other.endpoint.requester_pays;
     fill(&mut args.endpoint.endpoint_url, other.endpoint.endpoint_url);
@@ -254,11 +256,11 @@ mod tests {
 
     #[test]
     fn a_line_of_fstab_is_understood() {
-        let line = "rw,_netdev,nofail,x-systemd.automount,x-systemd.idle-timeout=60,allow_other,uid=backup,gid=34,\
+        let line = "rw,_netdev,nofail,x-systemd.automount,x-systemd.idle-timeout=60,allow_other,uid=backup,gid=34,list_virtual_xattrs,\
             umask=077,endpoint_url=http://127.0.0.1:9000,region=eu-west-1,profile=p,metadata_ttl=forever,memory=64M,\
             capability=put-if-match=ignored,capability=crc32c=refused,state_dir=/s,cache-dir=/c,metadata_format=s3fs,stall_timeout=5s,nodev,nosuid,noexec,noatime";
         let (args, extra) = parse(line).expect("all known");
-        assert!(args.allow_other && !args.read_only);
+        assert!(args.allow_other && args.list_virtual_xattrs && !args.read_only);
         assert_eq!(
             (args.uid.as_deref(), args.gid.as_deref(), args.umask),
             (Some("backup"), Some("34"), Some(0o077))
