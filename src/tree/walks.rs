@@ -90,6 +90,8 @@ struct Progress {
     position: String,
     /// A jump to where the walker is.
     jump_to: Option<String>,
+    /// Where the listing began after the last jump: what is above it was not seen from its beginning.
+    began_after: String,
     /// Directories that were brought and not read, with their keys.
     unread: HashMap<DirectoryPlace, u64>,
     listed_keys: u64,
@@ -254,6 +256,7 @@ impl Sweep {
             progress.wanted_pages = 0;
             progress.listing =
                 FlatListing::new(&self.root.key, progress.order, progress.listing.max_entries());
+            progress.began_after.clone_from(&start);
             progress.position = start;
         } else if !progress.may_list() {
             return None;
@@ -341,6 +344,7 @@ impl Tree {
                         ListingOrder::None => String::new(),
                     },
                     jump_to: None,
+                    began_after: String::new(),
                     unread: HashMap::new(),
                     listed_keys: 0,
                     read_keys: 0,
@@ -397,7 +401,11 @@ impl Tree {
                 bucket: bucket.clone(),
                 key: directory.directory,
             };
-            if let (Some(entries), Some((since, at))) = (directory.entries, asked.get(&directory.first_page))
+            let is_whole =
+                progress.began_after.is_empty() || !progress.began_after.starts_with(place.key.prefix());
+            if is_whole
+                && let (Some(entries), Some((since, at))) =
+                    (directory.entries, asked.get(&directory.first_page))
             {
                 let entries: BTreeMap<String, Listed> = entries
                     .into_iter()
