@@ -50,6 +50,9 @@ pub enum MetadataFormat {
 /// Metadata name of the identity of an upload: by it a lost reply is resolved. Every upload of ours carries one.
 pub const TRANSACTION: &str = "pailfs-txn";
 
+/// Metadata name of the identities of the writes whose bytes are in this version, latest first, separated by commas.
+pub const APPENDS: &str = "pailfs-appends";
+
 const AWS_MODE: &str = "file-permissions";
 const AWS_OWNER: &str = "file-owner";
 const AWS_GROUP: &str = "file-group";

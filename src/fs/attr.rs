@@ -13,6 +13,7 @@ use super::open::OpenFile;
 use crate::base::attributes::{Attributes, TRANSACTION};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::{Condition, ETag, ObjectHeaders, ObjectId, Version};
+use crate::object::file::hand_on;
 use crate::rt;
 use crate::tree::node::{Ino, Kind, Node, Place};
 use std::sync::Arc;
@@ -219,13 +220,12 @@ impl Fs {
     /// `BadHandle`.
     pub fn drop_set_id(&self, number: u64) -> Result<()> {
         let handle = self.file_handle(number)?;
-        self.absorb_edit(handle.ino, Kind::File, &handle.open);
         if let Some(mode) = self.set_id_dropped(&self.tree.node(handle.ino)?) {
             let edit = Edit::of_attributes(Change {
                 mode: Some(mode),
                 ..Change::default()
             });
-            edit_content(&handle.open, Kind::File, &edit);
+            self.edit_written(handle.ino, Kind::File, &handle.open, edit);
             // The kernel does not expect a write to change the mode.
             self.tree.invalidate_attributes(handle.ino);
         }
@@ -266,11 +266,14 @@ impl Fs {
     /// Changes what an object carries: with the content's upload where there will be one, else soon.
     pub(crate) async fn change_object(self: &Arc<Self>, node: &Node, edit: Edit) -> Result<()> {
         let open = self.claim(node.ino);
+        if open.is_some() {
+            // A former change that is on its way: what it brings is what this one changes.
+            drop(self.edit_turn(node.ino).await);
+        }
         if let Some(open) = &open
             && (node.unlinked || open.file.is_dirty())
         {
-            self.absorb_edit(node.ino, node.kind, open);
-            edit_content(open, node.kind, &edit);
+            self.edit_written(node.ino, node.kind, open, edit);
             self.tree.assume_attributes(node.ino, open.file.attributes());
             return self.commit_unwatched(node, open).await;
         }
@@ -404,6 +407,7 @@ impl Fs {
         edit.apply(&mut attributes, kind);
         edit.apply_to_headers(&mut headers);
         attributes.write(self.settings.metadata_format, &mut headers.metadata);
+        hand_on(&mut headers, true);
         headers.metadata.insert(TRANSACTION.to_owned(), rt::random_id());
         (headers, attributes)
     }

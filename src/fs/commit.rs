@@ -37,7 +37,7 @@ impl Fs {
     pub async fn fsync(self: &Arc<Self>, number: u64) -> Result<()> {
         let handle = self.file_handle(number)?;
         self.commit_for(&handle).await?;
-        self.settle_edit(handle.ino).await
+        self.settle_edit_and_tell(handle.ino).await
     }
 
     /// Commits, and tells the handle of a commit by somebody else that lost what this one wrote.

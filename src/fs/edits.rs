@@ -128,6 +128,8 @@ pub(crate) type Turn = OwnedMutexGuard<()>;
 pub(crate) struct Edits {
     waiting: Mutex<HashMap<Ino, Waiting>>,
     failures: Mutex<LruCache<Ino, Error>>,
+    /// Why changes are lost that nobody was told of yet.
+    lost: Mutex<LruCache<Ino, Error>>,
 }
 
 impl Default for Edits {
@@ -135,6 +137,7 @@ impl Default for Edits {
         Self {
             waiting: Mutex::default(),
             failures: Mutex::new(LruCache::new(MAX_FAILURES)),
+            lost: Mutex::new(LruCache::new(MAX_FAILURES)),
         }
     }
 }
@@ -169,6 +172,11 @@ impl Edits {
     pub fn forget_failure(&self, ino: Ino) {
         lock(&self.failures).pop(&ino);
     }
+
+    /// Why a change was lost that nobody was told of: told once.
+    fn take_lost(&self, ino: Ino) -> Result<()> {
+        lock(&self.lost).pop(&ino).map_or(Ok(()), Err)
+    }
 }
 
 impl Fs {
@@ -200,7 +208,7 @@ impl Fs {
             rt::spawn(async move { fs.settle_in_time(ino).await });
         }
         if is_full {
-            self.settle_edit(ino).await
+            self.settle_edit_and_tell(ino).await
         } else {
             Ok(())
         }
@@ -268,9 +276,17 @@ impl Fs {
             tracing::warn!(%error, "changed attributes could not be stored yet");
         } else {
             tracing::warn!(%error, "changed attributes could not be stored, and are lost");
+            lock(&self.edits.lost).put(ino, error.clone());
             self.edit_made(ino, changes);
         }
         Err(error)
+    }
+
+    /// As [`Fs::settle_edit`], for somebody who is told what came of it, and of what was lost before.
+    pub(crate) async fn settle_edit_and_tell(self: &Arc<Self>, ino: Ino) -> Result<()> {
+        let settled = self.settle_edit(ino).await;
+        let lost = self.edits.take_lost(ino);
+        settled.and(lost)
     }
 
     /// What waits for the object goes with the content's next upload, unless it is on its way already.
@@ -289,8 +305,30 @@ impl Fs {
         }
     }
 
+    /// The change, and what waits for the object, goes with the content's next upload. Where another change is on its way
+    /// it waits behind that, which would replace it in what the content carries.
+    pub(crate) fn edit_written(&self, ino: Ino, kind: Kind, open: &OpenFile, edit: Edit) {
+        // Held to the end: nobody brings a change to the bucket that is not seen here, and who does so later sees that the
+        // content has something to send.
+        let mut all = lock(&self.edits.waiting);
+        let Some(waiting) = all.get_mut(&ino) else {
+            edit_content(open, kind, &edit);
+            return;
+        };
+        let Ok(_turn) = waiting.turn.clone().try_lock_owned() else {
+            waiting.edit.merge(edit);
+            waiting.changes += 1;
+            return;
+        };
+        edit_content(open, kind, &waiting.edit);
+        edit_content(open, kind, &edit);
+        all.remove(&ino);
+        self.tree.unpin(ino);
+    }
+
     /// The object is gone: nothing of it needs to be changed. By the holder of its turn.
     pub(crate) fn discard_edit(&self, ino: Ino) {
+        lock(&self.edits.lost).pop(&ino);
         if lock(&self.edits.waiting).remove(&ino).is_some() {
             self.tree.unpin(ino);
         }

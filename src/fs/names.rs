@@ -2,7 +2,7 @@
 //!
 //! `mkdir`, `symlink` and `mknod` are decided by the bucket before they return.
 
-use super::open::{OpenFile, new_attributes};
+use super::open::OpenFile;
 use super::{Caller, Fs, lock};
 use crate::base::attributes::{Attributes, MetadataFormat};
 use crate::base::error::{Error, ErrorKind, Result};
@@ -70,7 +70,7 @@ impl Fs {
             bucket: directory.bucket.clone(),
             key,
         };
-        let attributes = new_attributes(caller, libc::S_IFDIR | (mode & 0o7777));
+        let attributes = self.new_attributes(caller, parent, libc::S_IFDIR | (mode & 0o7777))?;
         let format = self.settings.metadata_format;
         let version = match self
             .tree
@@ -219,7 +219,7 @@ impl Fs {
         }
         let node = self
             .put_new(
-                new_attributes(caller, libc::S_IFLNK | 0o777),
+                self.new_attributes(caller, parent, libc::S_IFLNK | 0o777)?,
                 parent,
                 name,
                 target,
@@ -248,7 +248,7 @@ impl Fs {
             let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
             let attributes = Attributes {
                 device: is_device.then_some(device),
-                ..new_attributes(caller, mode)
+                ..self.new_attributes(caller, parent, mode)?
             };
             return self.put_new(attributes, parent, name, b"").await;
         }

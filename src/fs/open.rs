@@ -520,7 +520,7 @@ impl Fs {
             self.tree.count_lookup(node.ino);
             return Ok((node, opened));
         }
-        let attributes = new_attributes(caller, libc::S_IFREG | (mode & 0o7777));
+        let attributes = self.new_attributes(caller, parent, libc::S_IFREG | (mode & 0o7777))?;
         let file = self.new_file(&id, flags, attributes);
         let node = self.tree.create_local(&directory, name, &id, attributes);
         self.tree.count_lookup(node.ino);
@@ -663,16 +663,26 @@ fn is_for_appending(flags: i32) -> bool {
     flags & libc::O_APPEND != 0 && flags & libc::O_ACCMODE == libc::O_WRONLY
 }
 
-/// Attributes of what `caller` creates now. `mode` has the type bits.
-pub(crate) fn new_attributes(caller: Caller, mode: u32) -> Attributes {
-    let now = rt::wall_clock();
-    Attributes {
-        mode: Some(mode),
-        uid: Some(caller.uid),
-        gid: Some(caller.gid),
-        mtime: Some(now),
-        ctime: Some(now),
-        ..Attributes::default()
+impl Fs {
+    /// Attributes of what `caller` creates now in a directory. `mode` has the type bits. In a directory with the set-group-id
+    /// bit everything gets its group, and directories that bit too.
+    pub(crate) fn new_attributes(&self, caller: Caller, parent: Ino, mode: u32) -> Result<Attributes> {
+        let parent = self.attr(&self.tree.node(parent)?);
+        let inherits = parent.mode & libc::S_ISGID != 0;
+        let inherited_bit = if inherits && mode & libc::S_IFMT == libc::S_IFDIR {
+            libc::S_ISGID
+        } else {
+            0
+        };
+        let now = rt::wall_clock();
+        Ok(Attributes {
+            mode: Some(mode | inherited_bit),
+            uid: Some(caller.uid),
+            gid: Some(if inherits { parent.gid } else { caller.gid }),
+            mtime: Some(now),
+            ctime: Some(now),
+            ..Attributes::default()
+        })
     }
 }
 

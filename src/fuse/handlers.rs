@@ -281,16 +281,20 @@ impl Filesystem for Handlers {
         reply.error(Errno::EPERM);
     }
 
-    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let fs = self.fs.clone();
-        self.run(
-            "open",
-            async move { fs.open(ino.0, flags.0).await },
-            |result: Result<Opened, Errno>| match result {
-                Ok(opened) => reply.opened(FileHandle(opened.handle), convert::open_flags(opened)),
-                Err(errno) => reply.error(errno),
-            },
-        );
+        let drops_set_id = flags.0 & libc::O_TRUNC != 0 && request.uid() != 0;
+        let operation = async move {
+            let opened = fs.open(ino.0, flags.0).await?;
+            if drops_set_id {
+                fs.drop_set_id(opened.handle)?;
+            }
+            Ok(opened)
+        };
+        self.run("open", operation, |result: Result<Opened, Errno>| match result {
+            Ok(opened) => reply.opened(FileHandle(opened.handle), convert::open_flags(opened)),
+            Err(errno) => reply.error(errno),
+        });
     }
 
     fn read(

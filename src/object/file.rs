@@ -27,6 +27,7 @@ mod state_tests;
 mod stream;
 mod upload;
 
+pub use appends::hand_on;
 pub use upload::abort_leftover;
 
 use super::budget::{Budget, Buffer, Reclaim};

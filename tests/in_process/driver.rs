@@ -257,6 +257,21 @@ impl Driver {
         self.change(path, change).await.map(drop)
     }
 
+    pub async fn chown(&self, path: &str, uid: u32, gid: u32) -> Outcome<()> {
+        let change = Change {
+            uid: Some(uid),
+            gid: Some(gid),
+            ..Change::default()
+        };
+        self.change(path, change).await.map(drop)
+    }
+
+    /// What comes with a write by somebody without privileges.
+    pub fn drop_set_id(&self, descriptor: &Descriptor) -> Outcome<()> {
+        let dropped = self.fs.drop_set_id(descriptor.number);
+        dropped.map_err(|error| self.failed(&error))
+    }
+
     pub async fn set_mtime(&self, path: &str, mtime: std::time::SystemTime) -> Outcome<()> {
         let change = Change {
             mtime: Some(mtime),

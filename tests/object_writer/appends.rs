@@ -115,6 +115,55 @@ fn appending_behind_a_large_newer_version_moves_only_what_was_appended() {
     });
 }
 
+#[test]
+fn attributes_that_were_set_with_an_append_keep_what_others_appended() {
+    run(async {
+        let world = World::start(64 * MIB).await;
+        let version = world.put("a", b"base\n").await;
+        let (lost, ours) = (world.open("a", version.clone()), world.open("a", version));
+        lost.append(b"lost\n").await.expect("appended");
+        let faults = world.server.faults();
+        faults.inject(When::on(Operation::Put), Fault::LoseReply);
+        faults.inject(
+            When::on(Operation::Head).for_ever(),
+            Fault::Answer("AccessDenied"),
+        );
+        lost.commit().await.expect_err("nobody knows");
+        faults.clear();
+        ours.append(b"ours\n").await.expect("appended");
+        ours.set_attributes(Attributes {
+            uid: Some(7),
+            ..ours.attributes()
+        });
+        ours.commit().await.expect("committed");
+        lost.commit().await.expect("committed");
+        assert_eq!(world.stored("a").await, b"base\nlost\nours\n");
+    });
+}
+
+/// Attributes that come too late for an upload in parts are a copy of the object: it still says which write it was.
+#[test]
+fn late_attributes_hand_on_the_identity_of_the_upload() {
+    run(async {
+        let world = World::start(64 * MIB).await;
+        let file = world.new_file("a");
+        file.write(0, &data(1, 40 * MIB)).await.expect("written");
+        file.set_attributes(Attributes {
+            uid: Some(7),
+            ..file.attributes()
+        });
+        file.commit().await.expect("committed");
+        assert_eq!(world.count(Operation::Copy), 1, "the test needs late attributes");
+        let before = world.head("a").await.headers.metadata;
+        assert!(before.contains_key("pailfs-appends"), "{before:?}");
+        file.append(b"more").await.expect("appended");
+        file.commit().await.expect("committed");
+        let after = world.head("a").await.headers.metadata;
+        let expected = format!("{},{}", before["pailfs-txn"], before["pailfs-appends"]);
+        assert_eq!(after["pailfs-appends"], expected);
+    });
+}
+
 /// Appends wait in the spool while another version takes the place of the one that they were behind.
 #[test]
 fn appended_bytes_in_the_spool_move_too() {

@@ -3,6 +3,7 @@
 #[path = "../in_process/mod.rs"]
 mod in_process;
 
+mod attributes;
 mod closes;
 mod listings;
 mod moves;

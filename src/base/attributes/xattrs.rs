@@ -4,7 +4,7 @@
 //! 2. What is not s3fs's JSON is somebody else's metadata under the same name: it is never overwritten ([`Foreign`]).
 //! 3. S3 takes 2 KiB of user metadata in all ([`fits`]).
 
-use super::{MODE_AND_OWNER, TIMES, TRANSACTION};
+use super::{APPENDS, MODE_AND_OWNER, TIMES, TRANSACTION};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -86,10 +86,19 @@ impl Xattrs {
 /// Whether S3 takes this metadata, with whatever attributes it may carry later.
 #[must_use]
 pub fn fits(metadata: &BTreeMap<String, String>) -> bool {
-    let is_ours = |name: &str| MODE_AND_OWNER.contains(&name) || TIMES.contains(&name) || name == TRANSACTION;
+    room_bytes(metadata).is_some()
+}
+
+/// How many bytes S3 takes beside this metadata and whatever attributes it may carry later; what can be given up
+/// ([`APPENDS`]) does not count. `None`: it is too much already.
+#[must_use]
+pub fn room_bytes(metadata: &BTreeMap<String, String>) -> Option<usize> {
+    let is_ours = |name: &str| {
+        MODE_AND_OWNER.contains(&name) || TIMES.contains(&name) || [TRANSACTION, APPENDS].contains(&name)
+    };
     let others = metadata.iter().filter(|(name, _)| !is_ours(name));
     let bytes: usize = others.map(|(name, value)| name.len() + value.len()).sum();
-    bytes + RESERVED_BYTES <= MAX_METADATA_BYTES
+    MAX_METADATA_BYTES.checked_sub(bytes + RESERVED_BYTES)
 }
 
 #[cfg(test)]

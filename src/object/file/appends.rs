@@ -4,15 +4,15 @@
 //!    the version that it started from. When another version took that one's place, the new bytes go behind that
 //!    ([`State::rebase`]) and are committed again. Anything else (a write at a place, a truncation) is a conflict.
 //! 2. A reply that is lost, and another's append on top of what was sent: then the object does not carry the identity of
-//!    our write any more, and appending again would double it. So appending commits hand on the identities of the appends
-//!    before them ([`APPENDS`]).
+//!    our write any more, and appending again would double it. So appending commits, and changes of attributes, hand on the
+//!    identities of the appends before them ([`APPENDS`], [`hand_on`]).
 //! 3. Bytes in the spool have their place by their position in the file: they are copied to a new spool file, at their new
 //!    places, before they move.
 //! 4. Writers that meet again and again wait for a random while, longer each time, but not for ever.
 
 use super::state::{Base, Sealed, Source, State};
 use super::{Creation, File, read_spool};
-use crate::base::attributes::{Attributes, TRANSACTION};
+use crate::base::attributes::{APPENDS, Attributes, TRANSACTION, xattrs};
 use crate::base::error::Result;
 use crate::base::extents::{Backing, Extent, ExtentMap, SourceAt};
 use crate::base::object::{ByteRange, ObjectHeaders, ObjectInfo};
@@ -22,8 +22,6 @@ use crate::spool::SpoolFile;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// User metadata: the identities of the appends that led to this version, latest first, separated by commas.
-const APPENDS: &str = "pailfs-appends";
 /// As many are handed on.
 const MAX_APPENDS: usize = 6;
 const FIRST_PAUSE_MS: u64 = 20;
@@ -43,18 +41,39 @@ fn was_appended_to(info: &ObjectInfo, transaction: &str) -> bool {
     appends.is_some_and(|appends| appends.split(',').any(|append| append == transaction))
 }
 
-/// What of the base version's metadata says which appends it holds. `headers` are those of the base version.
-pub(super) fn hand_on(headers: &mut ObjectHeaders, only_appended: bool) {
+/// What of the base version's metadata says which appends it holds, for a version that has all its bytes (`keeps_bytes`), in
+/// so far as there is room. `headers` are those of the base version.
+pub fn hand_on(headers: &mut ObjectHeaders, keeps_bytes: bool) {
     let former = headers.metadata.remove(APPENDS);
-    let Some(last) = headers.metadata.get(TRANSACTION).filter(|_| only_appended) else {
+    let Some(last) = headers.metadata.get(TRANSACTION).filter(|_| keeps_bytes) else {
         return;
     };
     let earlier = former.as_deref().unwrap_or_default().split(',');
+    let mut room_bytes = xattrs::room_bytes(&headers.metadata)
+        .unwrap_or_default()
+        .saturating_sub(APPENDS.len());
     let appends: Vec<&str> = std::iter::once(last.as_str())
         .chain(earlier.filter(|append| !append.is_empty()))
         .take(MAX_APPENDS)
+        .take_while(|append| {
+            let left = room_bytes.checked_sub(append.len() + 1);
+            room_bytes = left.unwrap_or_default();
+            left.is_some()
+        })
         .collect();
-    headers.metadata.insert(APPENDS.to_owned(), appends.join(","));
+    if !appends.is_empty() {
+        headers.metadata.insert(APPENDS.to_owned(), appends.join(","));
+    }
+}
+
+/// `from` says which writes a version holds: now `to` says the same.
+pub(super) fn copy_identities(from: &ObjectHeaders, to: &mut ObjectHeaders) {
+    for name in [TRANSACTION, APPENDS] {
+        match from.metadata.get(name) {
+            Some(value) => to.metadata.insert(name.to_owned(), value.clone()),
+            None => to.metadata.remove(name),
+        };
+    }
 }
 
 impl State {
@@ -165,7 +184,9 @@ impl State {
         if let Some(Sealed { attributes, .. }) = &mut self.sealed {
             *attributes = merged(attributes);
         }
-        if !are_ours {
+        if are_ours {
+            copy_identities(&found.headers, &mut self.headers);
+        } else {
             self.headers = found.headers.clone();
         }
     }

@@ -19,7 +19,7 @@ use crate::base::attributes::{Attributes, MetadataFormat};
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extents::{Backing, Extent, SourceId};
-use crate::base::object::{ByteRange, Condition, ObjectInfo, Version};
+use crate::base::object::{ByteRange, Condition, ObjectHeaders, ObjectInfo, Version};
 use crate::object::outcome::{self, Outcome};
 use crate::object::reader::Reader;
 use crate::plan::parts::{PartContent, Plan, PlannedPart, Run, SourceSizes, plan_upload, plan_whole_copy};
@@ -599,12 +599,9 @@ impl File {
             let Base::Known(version) = &state.base else {
                 return Ok(());
             };
-            let headers = headers_in(
-                self.context.metadata_format,
-                &state.headers,
-                &attributes,
-                &transaction,
-            );
+            let mut headers = state.headers.clone();
+            appends::hand_on(&mut headers, true);
+            let headers = headers_in(self.context.metadata_format, &headers, &attributes, &transaction);
             (state.id.clone(), version.clone(), headers)
         };
         if self.context.metadata_format == MetadataFormat::None {
@@ -620,7 +617,7 @@ impl File {
             size_bytes: version.size_bytes,
             to: id.clone(),
             condition: Condition::Matches(version.etag.clone()),
-            headers: Some(headers),
+            headers: Some(headers.clone()),
         };
         let client = &self.context.client;
         let copied = outcome::settle(client, &id, &transaction, &request.condition, || {
@@ -629,7 +626,7 @@ impl File {
         .await;
         match copied {
             Ok(Outcome::Stored(version)) => {
-                self.rebase(version, attributes);
+                self.rebase(version, attributes, &headers);
                 Ok(())
             }
             // Somebody replaced the object already: the content was committed, and these attributes are nobody's now.
@@ -643,8 +640,9 @@ impl File {
     }
 
     /// The same bytes are another version now, with these attributes.
-    fn rebase(&self, version: Version, attributes: Attributes) {
+    fn rebase(&self, version: Version, attributes: Attributes, headers: &ObjectHeaders) {
         let mut state = self.state();
+        appends::copy_identities(headers, &mut state.headers);
         let (client, budget) = (self.context.client.clone(), self.context.budget.clone());
         let reader = Reader::new(client, budget, state.id.clone(), version.clone());
         state.source = Some(Source::of(state.id.clone(), reader));

@@ -1,0 +1,116 @@
+//! Changes of attributes that meet writes, failures and other hosts.
+
+use super::{bytes_of, open, world_with};
+use crate::in_process::{Mount, World};
+use pailfs::embedded::{Fault, Operation, When};
+use std::time::Duration;
+
+fn mode_of(world: &World, key: &str) -> u32 {
+    let stored = world.remote.get(key).expect("there");
+    stored.attributes().mode.expect("a mode") & 0o7777
+}
+
+fn chmod(mount: &Mount, path: &str, mode: u32) {
+    mount
+        .run("chmod", mount.driver.chmod(path, mode))
+        .expect("changed");
+}
+
+/// A file that is open, with a change of its mode on its way to the bucket.
+fn change_under_way(world: &World, mount: &Mount, mode: u32) -> crate::in_process::driver::Descriptor {
+    let file = open(mount, "f", libc::O_RDWR);
+    chmod(mount, "f", mode);
+    let slowly = Fault::Delay(Duration::from_secs(5));
+    world.store.faults().inject(When::on(Operation::Copy), slowly);
+    mount.sleep(Duration::from_secs(2));
+    mount
+        .run("write", mount.driver.write(&file, 0, b"two"))
+        .expect("written");
+    file
+}
+
+#[test]
+fn a_change_of_a_written_file_outlives_a_former_one_that_is_on_its_way() {
+    let (world, mount) = world_with("f", b"one");
+    let file = change_under_way(&world, &mount, 0o600);
+    chmod(&mount, "f", 0o640);
+    mount.run("close", mount.driver.close(file)).expect("closed");
+    assert_eq!(mode_of(&world, "f"), 0o640);
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"two");
+}
+
+#[test]
+fn set_id_bits_that_a_write_drops_do_not_come_back_with_a_change_that_is_on_its_way() {
+    let (world, mount) = world_with("f", b"one");
+    let file = change_under_way(&world, &mount, 0o4755);
+    mount.driver.drop_set_id(&file).expect("dropped");
+    let stat = mount.run("stat", mount.driver.fstat(&file)).expect("attributes");
+    assert_eq!(stat.mode & 0o7777, 0o755);
+    mount.run("close", mount.driver.close(file)).expect("closed");
+    assert_eq!(mount.unmount(), Vec::<String>::new());
+    assert_eq!(mode_of(&world, "f"), 0o755);
+}
+
+#[test]
+fn a_change_that_failed_for_good_is_told_by_the_next_fsync_and_once() {
+    let (world, mount) = world_with("f", b"one");
+    let file = open(&mount, "f", libc::O_RDWR);
+    let refused = When::on(Operation::Copy).for_ever();
+    world
+        .store
+        .faults()
+        .inject(refused, Fault::Answer("AccessDenied"));
+    chmod(&mount, "f", 0o600);
+    mount.sleep(Duration::from_secs(3));
+    world.store.faults().clear();
+    let fsync = || mount.run("fsync", mount.driver.fsync(&file));
+    assert_eq!(fsync(), Err(libc::EACCES));
+    assert_eq!(fsync(), Ok(()));
+    mount.run("close", mount.driver.close(file)).expect("closed");
+}
+
+#[test]
+fn an_append_whose_reply_was_lost_is_found_under_a_change_by_another_host() {
+    let (world, mount) = world_with("f", b"base ");
+    let file = open(&mount, "f", libc::O_WRONLY | libc::O_APPEND);
+    mount
+        .run("append", mount.driver.write(&file, 5, b"ours"))
+        .expect("appended");
+    // It is stored, but no answer comes, nor to any look.
+    let faults = world.store.faults();
+    faults.inject(When::on(Operation::Put), Fault::LoseReply);
+    faults.inject(
+        When::on(Operation::Head).for_ever(),
+        Fault::Answer("AccessDenied"),
+    );
+    mount
+        .run("fsync", mount.driver.fsync(&file))
+        .expect_err("nobody knows");
+    faults.clear();
+    let other = world.mount_elsewhere("other");
+    chmod(&other, "f", 0o600);
+    assert_eq!(other.unmount(), Vec::<String>::new());
+    mount.run("close", mount.driver.close(file)).expect("closed");
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"base ours");
+    assert_eq!(mode_of(&world, "f"), 0o600);
+}
+
+#[test]
+fn what_is_made_in_a_directory_with_set_group_id_gets_its_group() {
+    let (_world, mount) = world_with("other", b"");
+    let driver = &mount.driver;
+    mount.run("mkdir", driver.mkdir("d", 0o755)).expect("made");
+    mount.run("chgrp", driver.chown("d", 7, 70)).expect("changed");
+    chmod(&mount, "d", 0o2755);
+    mount.run("mkdir", driver.mkdir("d/below", 0o755)).expect("made");
+    mount
+        .run("symlink", driver.symlink("d/link", "nowhere"))
+        .expect("made");
+    let written = driver.write_file("d/below/file", libc::O_CREAT, b"x");
+    mount.run("write", written).expect("written");
+    for (path, mode) in [("d/below", 0o2755), ("d/link", 0o777), ("d/below/file", 0o644)] {
+        let stat = mount.run("stat", driver.stat(path)).expect("there");
+        assert_eq!((stat.gid, stat.mode & 0o7777), (70, mode), "{path}");
+    }
+    assert_eq!(mount.unmount(), Vec::<String>::new());
+}
