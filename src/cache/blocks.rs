@@ -9,7 +9,10 @@
 //!    file that one removes stays readable for those who have it open ([`evict`]).
 //! 4. Reading everything once (a backup, a search) must not drive out what is used again and again: a version begins on
 //!    probation and stays only when it is opened again ([`evict`]).
-//! 5. Disk slower than network: a block that cannot be stored soon is not stored ([`BlockCache::slot`]).
+//! 5. Disk slower than network: reads wait for it during a small part of the time only, and a block that cannot be stored
+//!    then is not stored ([`BlockCache::slot`]).
+//! 6. A disk that does not answer at all: nothing is asked of it until it has answered what it was asked before
+//!    ([`BlockCache::ask`]).
 
 mod evict;
 mod file;
@@ -20,8 +23,8 @@ pub use file::CachedFile;
 use crate::rt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -32,8 +35,12 @@ pub const STORING_BYTES: u64 = STORES_AT_ONCE as u64 * MAX_STORE_BYTES;
 /// The longest run of bytes that is stored at once.
 pub const MAX_STORE_BYTES: u64 = 1 << 20;
 const STORES_AT_ONCE: usize = 4;
-/// A store that finds no slot within this time is left out.
+/// A store waits this long for a slot at most …
 const SLOT_PATIENCE: Duration = Duration::from_millis(200);
+/// … and all of them together during this part of the time.
+const SLOT_PATIENCE_PART: u32 = 20;
+/// What the disk has not said within this time is got elsewhere.
+const DISK_PATIENCE: Duration = Duration::from_secs(1);
 /// An object may take up to this part of the cache.
 const LARGEST_PART: u64 = 4;
 /// The directory is looked through again when this part of the limit was written.
@@ -59,8 +66,30 @@ pub struct BlockCache {
     written_bytes: AtomicU64,
     is_evicting: AtomicBool,
     slots: Arc<Semaphore>,
+    patience: Mutex<Patience>,
+    /// What was asked of the disk, not answered in time, and still is not.
+    late_answers: AtomicU32,
     damaged_blocks: AtomicU64,
     served_bytes: AtomicU64,
+}
+
+/// How long reads may still wait for the disk to take blocks.
+struct Patience {
+    left: Duration,
+    at: rt::Instant,
+}
+
+impl Patience {
+    fn left_at(&mut self, now: rt::Instant) -> Duration {
+        let regained = now.saturating_duration_since(self.at) / SLOT_PATIENCE_PART;
+        self.at = now;
+        self.left = (self.left + regained).min(SLOT_PATIENCE);
+        self.left
+    }
+
+    fn spend(&mut self, waited: Duration) {
+        self.left = self.left.saturating_sub(waited);
+    }
 }
 
 /// What the cache did, for the log.
@@ -87,6 +116,11 @@ impl BlockCache {
             written_bytes: AtomicU64::new(0),
             is_evicting: AtomicBool::new(false),
             slots: Arc::new(Semaphore::new(STORES_AT_ONCE)),
+            patience: Mutex::new(Patience {
+                left: SLOT_PATIENCE,
+                at: rt::now(),
+            }),
+            late_answers: AtomicU32::new(0),
             damaged_blocks: AtomicU64::new(0),
             served_bytes: AtomicU64::new(0),
         }))
@@ -160,8 +194,44 @@ impl BlockCache {
 
     /// The right to store up to [`MAX_STORE_BYTES`]; `None` when the disk is behind.
     pub async fn slot(&self) -> Option<OwnedSemaphorePermit> {
-        let slot = self.slots.clone().acquire_owned();
-        rt::timeout(SLOT_PATIENCE, slot).await.ok()?.ok()
+        if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+            return Some(slot);
+        }
+        let begun = rt::now();
+        let patience = self.patience().left_at(begun);
+        let slot = rt::timeout(patience, self.slots.clone().acquire_owned()).await;
+        self.patience().spend(begun.elapsed());
+        slot.ok()?.ok()
+    }
+
+    fn patience(&self) -> std::sync::MutexGuard<'_, Patience> {
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has `work` done on the disk; `None` when that takes too long, or something before it did and still does.
+    pub async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        if self.late_answers.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let mut answer = Box::pin(rt::blocking(work));
+        if let Ok(answer) = rt::timeout(DISK_PATIENCE, &mut answer).await {
+            return Some(answer);
+        }
+        if self.late_answers.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::warn!(
+                directory = %self.directory.display(),
+                "the disk cache does not answer; it is left out until it does"
+            );
+        }
+        let cache = self.clone();
+        drop(rt::spawn(async move {
+            answer.await;
+            cache.late_answers.fetch_sub(1, Ordering::Relaxed);
+        }));
+        None
     }
 
     /// Stores the blocks that lie wholly within `[offset, offset + data.len())`. Blocks.

@@ -125,6 +125,12 @@ impl BodyReader {
         Self { is_checked, ..self }
     }
 
+    /// True while the end of the body may still say that what came before it was wrong.
+    #[must_use]
+    pub fn is_to_be_checked(&self) -> bool {
+        self.is_checked
+    }
+
     /// The next piece as it came from the socket, `None` at the end.
     ///
     /// # Errors

@@ -11,8 +11,9 @@ use crate::rt;
 use std::fs::{File, FileTimes, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Changes whenever the layout does: older files are then not used, and go in time.
 const MAGIC: &[u8; 8] = b"pailfsB1";
@@ -45,6 +46,7 @@ pub struct CachedFile {
     size_bytes: u64,
     table_at: u64,
     data_at: u64,
+    is_evicted: AtomicBool,
 }
 
 impl CachedFile {
@@ -100,6 +102,7 @@ impl CachedFile {
             size_bytes: identity.size_bytes,
             table_at,
             data_at: table_at + (blocks * ENTRY_BYTES).next_multiple_of(PAGE_BYTES),
+            is_evicted: AtomicBool::new(false),
         }))
     }
 
@@ -118,6 +121,12 @@ impl CachedFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// True once a store found that the file has no name any more: what it has can still be read, but is nobody else's.
+    #[must_use]
+    pub fn is_evicted(&self) -> bool {
+        self.is_evicted.load(Ordering::Relaxed)
     }
 
     fn block_range(&self, block: u64) -> (u64, u64) {
@@ -193,8 +202,13 @@ impl CachedFile {
         Ok(())
     }
 
-    /// Stores the blocks that lie wholly in `data` and are not there; how many bytes that were.
+    /// Stores the blocks that lie wholly in `data` and are not there; how many bytes that were. None in a file that was
+    /// evicted: they would take room that nobody counts.
     pub(super) fn store(&self, offset: u64, data: &[u8]) -> io::Result<u64> {
+        if self.file.metadata()?.nlink() == 0 {
+            self.is_evicted.store(true, Ordering::Relaxed);
+            return Ok(0);
+        }
         let end = offset + data.len() as u64;
         let first = offset.div_ceil(BLOCK_BYTES);
         let mut stored_bytes = 0;

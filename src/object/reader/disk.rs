@@ -2,7 +2,9 @@
 //!
 //! 1. The disk must not be waited for on the runtime's threads: each look, read and write is blocking work.
 //! 2. What is written must not keep a reader's memory: it is copied, into memory that the cache's slots account for.
-//! 3. Everything that goes wrong here costs time only: the store has the bytes.
+//! 3. Everything that goes wrong here costs time only, and little of it: the store has the bytes. A disk that does not
+//!    answer is not asked again before it has ([`BlockCache::ask`]).
+//! 4. A file that was evicted while it is open takes no more blocks; another one is opened in its place ([`Disk::file`]).
 
 use super::fetch::Source;
 use super::piece::{Filler, Piece};
@@ -10,32 +12,42 @@ use crate::cache::blocks::{BlockCache, CachedFile, MAX_STORE_BYTES};
 use crate::rt;
 use bytes::Bytes;
 use std::sync::Arc;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 /// The cache, and the file of one version in it, opened at the first use.
 pub struct Disk {
     cache: Arc<BlockCache>,
-    file: OnceCell<Option<Arc<CachedFile>>>,
+    file: Mutex<Opened>,
+}
+
+enum Opened {
+    NotYet,
+    /// This version is not cached.
+    Never,
+    Here(Arc<CachedFile>),
 }
 
 impl Disk {
     pub fn new(cache: Arc<BlockCache>) -> Self {
         Self {
             cache,
-            file: OnceCell::new(),
+            file: Mutex::new(Opened::NotYet),
         }
     }
 
     async fn file(&self, source: &Source) -> Option<Arc<CachedFile>> {
-        let open = || async {
-            let (cache, id, version) = (self.cache.clone(), source.id.clone(), source.version.clone());
-            rt::blocking(move || {
-                let file = cache.file(&id.bucket, &id.key, version.etag.as_str(), version.size_bytes);
-                file.map(Arc::new)
-            })
-            .await
-        };
-        self.file.get_or_init(open).await.clone()
+        let mut opened = self.file.lock().await;
+        match &*opened {
+            Opened::Here(file) if !file.is_evicted() => return Some(file.clone()),
+            Opened::Never => return None,
+            Opened::Here(_) | Opened::NotYet => {}
+        }
+        let (cache, id, version) = (self.cache.clone(), source.id.clone(), source.version.clone());
+        let open = move || cache.file(&id.bucket, &id.key, version.etag.as_str(), version.size_bytes);
+        // A disk that does not answer now may do so for the next piece.
+        let file = self.cache.ask(open).await?.map(Arc::new);
+        *opened = file.clone().map_or(Opened::Never, Opened::Here);
+        file
     }
 }
 
@@ -49,14 +61,18 @@ pub async fn serve<'a>(source: &Source, pieces: &'a [Arc<Piece>]) -> &'a [Arc<Pi
         if piece.is_fetch_over() {
             return &[];
         }
-        let (cache, file, piece) = (disk.cache.clone(), file.clone(), piece.clone());
-        let is_there = rt::blocking(move || {
-            let offset = piece.range.start;
-            Filler::new(piece).fill_with(|buffer| cache.read(&file, offset, buffer))
-        })
-        .await;
-        if !is_there {
-            return &pieces[index..];
+        let (cache, file, offset) = (disk.cache.clone(), file.clone(), piece.range.start);
+        let mut filler = Filler::new(piece.clone());
+        let mut buffer = filler.take_buffer();
+        // The piece is filled here and not there: a read that comes too late must find nothing that it could fill.
+        let read = move || (cache.read(&file, offset, &mut buffer), buffer);
+        match disk.cache.ask(read).await {
+            Some((true, buffer)) => filler.fill_with(buffer),
+            Some((false, buffer)) => {
+                filler.give_back(buffer);
+                return &pieces[index..];
+            }
+            None => return &pieces[index..],
         }
     }
     &[]

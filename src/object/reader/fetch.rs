@@ -5,6 +5,8 @@
 //!    answer's own ETag and size are compared ([`check`]).
 //! 2. A fetch holds its memory before its request is sent, and waits for nothing but the store afterwards: so no fetch
 //!    keeps a connection, or a permit, while it waits for another's permit ([`run`]).
+//! 3. What is kept on disk is served for as long as it is there: of a body whose checksum is known at its end only,
+//!    nothing is kept before ([`fill`]).
 
 use super::disk::{self, Disk};
 use super::piece::{Filler, Piece};
@@ -96,6 +98,8 @@ fn check(wanted: &Version, asked: ByteRange, got: &Version, answered: ByteRange)
 /// Fills the pieces from the beginning of `body`; with `to_its_end` the body must end where the last piece does.
 async fn fill(source: &Source, body: &mut BodyReader, pieces: &[Arc<Piece>], to_its_end: bool) -> Result<()> {
     let mut chunk = Bytes::new();
+    // Such bodies are small ones.
+    let mut unverified = Vec::new();
     for (index, piece) in pieces.iter().enumerate() {
         if chunk.is_empty() {
             chunk = next(body).await?;
@@ -118,7 +122,12 @@ async fn fill(source: &Source, body: &mut BodyReader, pieces: &[Arc<Piece>], to_
             chunk = next(body).await?;
         }
         if let Some(whole) = filler.take_whole() {
-            disk::keep(source, piece.range.start, whole).await;
+            unverified.push((piece.range.start, whole));
+        }
+        if !body.is_to_be_checked() {
+            for (offset, whole) in unverified.drain(..) {
+                disk::keep(source, offset, whole).await;
+            }
         }
         if piece.is_fetch_over() {
             // The rest, if there is any, was given up: it is not worth reading.

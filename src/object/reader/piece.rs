@@ -364,17 +364,25 @@ impl Filler {
         self.publish();
     }
 
-    /// Fills the whole piece by `read`, which says whether it could; nothing is published if not.
-    pub fn fill_with(mut self, read: impl FnOnce(&mut [u8]) -> bool) -> bool {
-        self.buffer.resize(self.missing_bytes, 0);
-        if !read(&mut self.buffer) {
-            self.buffer.clear();
-            self.piece.fill().buffer = self.buffer;
-            return false;
-        }
+    /// Memory for the whole piece, for [`Filler::fill_with`]; zeroes or older data.
+    pub fn take_buffer(&mut self) -> BytesMut {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(self.missing_bytes, 0);
+        buffer
+    }
+
+    /// Leaves the memory to whoever fills the piece.
+    pub fn give_back(self, mut buffer: BytesMut) {
+        buffer.clear();
+        self.piece.fill().buffer = buffer;
+    }
+
+    /// Fills the whole piece at once.
+    pub fn fill_with(mut self, whole: BytesMut) {
+        debug_assert_eq!(whole.len(), self.missing_bytes, "the piece is filled whole");
+        self.buffer = whole;
         self.missing_bytes = 0;
         self.publish();
-        true
     }
 
     fn publish(&mut self) {

@@ -1,5 +1,7 @@
 //! The reader, with the real client, over HTTP, against the embedded server.
 
+mod disk;
+
 use pailfs::base::checksum::Crc32c;
 use pailfs::base::error::{ErrorKind, Result};
 use pailfs::base::limits::{KIB, MIB};

@@ -1,0 +1,187 @@
+//! The reader with a cache on disk: what is kept there is right, and a disk that misbehaves costs little.
+
+use super::{World, data, part, read, read_through, run};
+use pailfs::base::error::ErrorKind;
+use pailfs::base::limits::{KIB, MIB};
+use pailfs::base::object::{ObjectId, Version};
+use pailfs::cache::blocks::{self, BLOCK_BYTES, BlockCache};
+use pailfs::embedded::{Fault, Operation, When};
+use pailfs::object::reader::{ReadStream, Reader};
+use pailfs::rt;
+use pailfs::s3::types::GetRequest;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+const ENDPOINT: &str = "http://store";
+
+fn cache(directory: &Path) -> Arc<BlockCache> {
+    BlockCache::open(directory, 1 << 30, ENDPOINT).expect("the cache opens")
+}
+
+fn reader(world: &World, cache: &Arc<BlockCache>, id: &ObjectId, version: &Version) -> Arc<Reader> {
+    let (client, budget) = (world.client.clone(), world.budget.clone());
+    Reader::cached(client, budget, Some(cache.clone()), id.clone(), version.clone())
+}
+
+async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    rt::timeout(super::STALL, async {
+        while !is_so() {
+            rt::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("waited in vain until {what}"));
+}
+
+async fn wait_until_stored(cache: &Arc<BlockCache>, id: &ObjectId, version: &Version) {
+    wait_until("all is stored", || {
+        cache.has_all(&id.bucket, &id.key, version.etag.as_str(), version.size_bytes)
+    })
+    .await;
+}
+
+#[test]
+fn what_came_damaged_is_not_kept() {
+    run(async {
+        let world = World::start(16 * MIB).await;
+        let expected = data(1, 3 * MIB);
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = cache(directory.path());
+        let (id, version) = world.put("object", &expected).await;
+        let damage = Fault::FlipByte { at_bytes: 10 };
+        let fault = world.server.faults().inject(When::on(Operation::Get), damage);
+
+        let request = GetRequest {
+            id: id.clone(),
+            range: None,
+            if_match: None,
+            version_id: None,
+        };
+        let reply = world.client.get(&request).await.expect("answered");
+        let (client, budget) = (world.client.clone(), world.budget.clone());
+        let first = Reader::from_reply(client, budget, Some(cache.clone()), id.clone(), reply);
+        // Of a body of this size the first pieces are handed out before its end says that they are wrong.
+        let stream = ReadStream::default();
+        let damaged = read(&first, &stream, version.size_bytes - 10, 10).await;
+        world.server.faults().remove(fault);
+        assert_eq!(damaged.expect_err("told").kind(), ErrorKind::Corrupt);
+        drop(first);
+
+        for _ in 0..2 {
+            let again = reader(&world, &cache, &id, &version);
+            read_through(&again, &ReadStream::default(), &expected, 128 * KIB)
+                .await
+                .expect("right from now on");
+            wait_until_stored(&cache, &id, &version).await;
+        }
+    });
+}
+
+#[test]
+fn what_was_evicted_while_it_is_open_is_kept_anew() {
+    run(async {
+        let world = World::start(16 * MIB).await;
+        let expected = data(1, 256 * BLOCK_BYTES);
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = cache(directory.path());
+        let (id, version) = world.put("object", &expected).await;
+        let reader = reader(&world, &cache, &id, &version);
+        let stream = ReadStream::default();
+        let mut places = (0..64).map(|place| (63 - place) * 4 * BLOCK_BYTES);
+        let mut read_next = async || {
+            let at = places.next().expect("kept before everything was read");
+            let got = read(&reader, &stream, at, 2 * BLOCK_BYTES).await.expect("read");
+            assert!(got == part(&expected, at, 2 * BLOCK_BYTES));
+        };
+        read_next().await;
+        wait_until("something is stored", || cache.counts().stored_bytes > 0).await;
+        blocks::clear(directory.path()).expect("cleared");
+        while blocks::usage(directory.path()).expect("read").bytes == 0 {
+            read_next().await;
+            rt::sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+/// A disk that does not answer: opening a file under a lease waits until its holder gives it back (fcntl(2)).
+#[test]
+fn a_disk_that_does_not_answer_is_not_waited_for() {
+    run(async {
+        let world = World::start(16 * MIB).await;
+        let expected = data(1, 3 * BLOCK_BYTES);
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = cache(directory.path());
+        let (id, version) = world.put("object", &expected).await;
+        let stream = ReadStream::default();
+        let first = reader(&world, &cache, &id, &version);
+        read_through(&first, &stream, &expected, 128 * KIB)
+            .await
+            .expect("read");
+        wait_until_stored(&cache, &id, &version).await;
+        drop(first);
+
+        let lease = Lease::on_the_only_file_below(directory.path());
+        world.server.counts().reset();
+        for _ in 0..3 {
+            let hindered = reader(&world, &cache, &id, &version);
+            read_through(&hindered, &ReadStream::default(), &expected, 128 * KIB)
+                .await
+                .expect("the store has it");
+        }
+        assert!(world.gets() >= 3, "{} requests", world.gets());
+        drop(lease);
+
+        // It answers again, and is asked again.
+        wait_until_answered(&world, &cache, &id, &version, &expected).await;
+    });
+}
+
+async fn wait_until_answered(
+    world: &World,
+    cache: &Arc<BlockCache>,
+    id: &ObjectId,
+    version: &Version,
+    expected: &[u8],
+) {
+    for round in 0.. {
+        world.server.counts().reset();
+        let reader = reader(world, cache, id, version);
+        read_through(&reader, &ReadStream::default(), expected, 128 * KIB)
+            .await
+            .expect("read");
+        if world.gets() == 0 {
+            return;
+        }
+        assert!(round < 1000, "the disk is not asked again");
+        rt::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Given back when it is dropped.
+struct Lease(#[expect(dead_code, reason = "closed when it is dropped")] File);
+
+impl Lease {
+    fn on_the_only_file_below(directory: &Path) -> Self {
+        let paths = ["kept", "probation"]
+            .iter()
+            .flat_map(|place| std::fs::read_dir(directory.join(place)).expect("a directory"))
+            .map(|entry| entry.expect("an entry").path())
+            .collect::<Vec<_>>();
+        let [path] = &paths[..] else { panic!("{paths:?}") };
+        // SAFETY: no handler is installed; the kernel's news of a broken lease would end the process.
+        unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+        let file = File::options().read(true).write(true).open(path).expect("opened");
+        // A descriptor that another thread's child has inherited for a moment stands in the way.
+        for _ in 0..1000 {
+            // SAFETY: the descriptor is open.
+            if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) } == 0 {
+                return Self(file);
+            }
+            rt::sleep_blocking(Duration::from_millis(10));
+        }
+        panic!("no lease: {}", std::io::Error::last_os_error());
+    }
+}
