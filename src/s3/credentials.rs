@@ -6,6 +6,8 @@
 //!    are noticed by the store's refusal. Then everything is looked for anew ([`Identity::renew`]).
 //! 3. A refusal can have other reasons. Where the same keys are found nothing is sent again, and looking, which may be a
 //!    request to another service, has its intervals ([`Doubt::interval`]).
+//! 4. What is asked may not answer: looking ends after [`PATIENCE`], and is then left for [`SILENT_INTERVAL`], so that it does
+//!    not cost every refused request that time.
 
 use super::config::ClientOptions;
 use super::connector::{Connector, sources};
@@ -22,6 +24,11 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_types::os_shim_internal::{Env, Fs};
 use std::time::Duration;
 use tokio::sync::Mutex;
+
+/// A credential process, or a service that is asked for credentials, has this long to answer when others are looked for.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// One that did not is not asked again before.
+const SILENT_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How surely a refusal is about the credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +60,19 @@ pub(super) struct Identity {
 struct Latest {
     credentials: Option<Credentials>,
     looked: Option<rt::Instant>,
+    /// That is not over, or nobody answered.
+    is_silent: bool,
+}
+
+impl Latest {
+    fn may_look(&self, doubt: Doubt) -> bool {
+        let interval = if self.is_silent {
+            SILENT_INTERVAL
+        } else {
+            doubt.interval()
+        };
+        self.looked.is_none_or(|looked| looked.elapsed() >= interval)
+    }
 }
 
 impl Identity {
@@ -90,7 +110,7 @@ impl Identity {
             finder: Some(finder),
             latest: Mutex::new(Latest {
                 credentials: Some(credentials),
-                looked: None,
+                ..Latest::default()
             }),
         };
         Ok((identity, Some(provider)))
@@ -104,18 +124,25 @@ impl Identity {
         if regions.generation() != generation {
             return true;
         }
-        if latest
-            .looked
-            .is_some_and(|looked| looked.elapsed() < doubt.interval())
-        {
+        if !latest.may_look(doubt) {
             return false;
         }
-        let found = finder.find().await;
+        // Noted before: whoever asks may be given up while this waits.
         latest.looked = Some(rt::now());
+        latest.is_silent = true;
+        let found = rt::timeout(PATIENCE, finder.find()).await;
+        latest.looked = Some(rt::now());
+        latest.is_silent = found.is_err();
         let (provider, credentials) = match found {
-            Ok(found) => found,
-            Err(error) => {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
                 tracing::warn!(%error, "the credentials may have been refused, and no others are found");
+                return false;
+            }
+            Err(_elapsed) => {
+                tracing::warn!(
+                    "the credentials may have been refused, and where others may be does not answer within {PATIENCE:?}"
+                );
                 return false;
             }
         };

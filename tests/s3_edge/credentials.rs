@@ -5,6 +5,7 @@ use crate::peer::{Peer, Step, answer, header};
 use crate::{client_with, error, id, kind, object, ok_put, options, put, read};
 use pailfs::base::error::ErrorKind;
 use pailfs::base::object::Condition;
+use pailfs::rt;
 use pailfs::s3::{Client, ClientOptions};
 
 /// No keys are given.
@@ -184,6 +185,26 @@ fn the_same_keys_are_not_sent_again() {
             assert_eq!(kind(&client.head(&id()).await), Some(ErrorKind::Denied));
             assert_eq!(kind(&read(&client, None).await), Some(ErrorKind::Denied));
             assert_eq!(peer.seen().len(), 3);
+        });
+    });
+}
+
+#[test]
+fn where_nobody_answers_is_not_asked_for_every_refused_request() {
+    alone(|home| {
+        home.credentials(&keys("default", "FIRST", "t1"));
+        paused(async {
+            let refusal = || Step::Answer(error("400 Bad Request", "ExpiredToken"));
+            let peer = Peer::new([refusal(), refusal(), refusal()]);
+            let client = client_with(&peer, searching(None)).await;
+            home.credentials("");
+            home.config("[default]\ncredential_process = sleep 20\n");
+            let begun = rt::now();
+            for _ in 0..3 {
+                assert_eq!(kind(&read(&client, None).await), Some(ErrorKind::Denied));
+            }
+            // On a clock that waits for nothing else.
+            assert_eq!(begun.elapsed().as_secs(), 10);
         });
     });
 }
