@@ -4,6 +4,7 @@ use crate::cache::blocks::{self, Usage};
 use crate::cli::args::{CacheAction, CacheArgs};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
+use crate::cli::say::{print, say};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
@@ -29,15 +30,19 @@ pub fn run(args: &CacheArgs) -> Result<(), Failure> {
     match &args.action {
         CacheAction::Status => {
             let usage = blocks::usage(&directory).map_err(named)?;
-            println!("{}: {}", directory.display(), describe(&usage));
+            print(format_args!("{}: {}", directory.display(), describe(&usage)))?;
         }
         CacheAction::Clear => {
             let usage = blocks::clear(&directory).map_err(named)?;
-            println!("{}: removed {}", directory.display(), describe(&usage));
+            print(format_args!(
+                "{}: removed {}",
+                directory.display(),
+                describe(&usage)
+            ))?;
         }
         CacheAction::Warm { paths, parallel } => {
             let read = warm(paths.iter().map(|path| environment.absolute(path)), *parallel)?;
-            println!("{} files, {} bytes read", read.files, read.bytes);
+            print(format_args!("{} files, {} bytes read", read.files, read.bytes))?;
         }
     }
     Ok(())
@@ -78,7 +83,7 @@ fn warm(paths: impl Iterator<Item = PathBuf>, parallel: u16) -> Result<Warmed, F
         }
     });
     if std::io::stderr().is_terminal() {
-        eprintln!();
+        say("");
     }
     if let Some(failure) = lock(&work.failure).take() {
         return Err(failure);

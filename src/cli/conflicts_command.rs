@@ -8,11 +8,12 @@ use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::foreground::start_log;
 use crate::cli::mount_config;
+use crate::cli::say::{print, read_or_gone};
 use crate::s3::types::UploadId;
 use crate::s3::{Client, ClientOptions};
 use crate::spool::OpenUpload;
 use crate::telemetry::Metrics;
-use std::io::stdout;
+use std::io::{Write, stdout};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,17 +24,26 @@ pub fn run(args: &ConflictsArgs) -> Result<(), Failure> {
     start_log(&args.log, &environment)?;
     let state_dir = environment.state_dir(args.state.state_dir.as_deref())?;
     match &args.action {
-        None => conflicts::list(&state_dir, false, &mut stdout().lock())?,
-        Some(ConflictsAction::List { json }) => conflicts::list(&state_dir, *json, &mut stdout().lock())?,
+        None => list(&state_dir, false)?,
+        Some(ConflictsAction::List { json }) => list(&state_dir, *json)?,
         Some(ConflictsAction::Save { id, file, force }) => {
-            println!(
-                "{}",
-                conflicts::save(&state_dir, id, &environment.absolute(file), *force)?
-            );
+            print(conflicts::save(
+                &state_dir,
+                id,
+                &environment.absolute(file),
+                *force,
+            )?)?;
         }
         Some(ConflictsAction::Drop { id, endpoint }) => drop_one(&state_dir, id, endpoint, &environment)?,
     }
     Ok(())
+}
+
+fn list(state_dir: &Path, json: bool) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    let listed = conflicts::list(state_dir, json, &mut text);
+    read_or_gone(stdout().write_all(&text))?;
+    Ok(listed?)
 }
 
 /// An upload that nobody would finish costs money for ever: it is aborted first, so that a failure loses nothing.
@@ -51,8 +61,7 @@ fn drop_one(
             abort(&client, &upload).await
         })?;
     }
-    println!("{}", conflicts::drop(state_dir, id)?.message);
-    Ok(())
+    print(conflicts::drop(state_dir, id)?.message)
 }
 
 async fn abort(client: &Client, upload: &OpenUpload) -> Result<(), Failure> {

@@ -25,6 +25,7 @@ pub mod mount_config;
 mod mount_options;
 mod progress;
 mod refresh;
+mod say;
 mod serve;
 mod signals;
 pub mod system;
@@ -35,6 +36,7 @@ mod watcher;
 use args::{Cli, Command};
 use clap::Parser;
 use failure::Failure;
+use say::say;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -67,9 +69,9 @@ pub fn run() -> ExitCode {
 
 /// Tells people, and then scripts, what went wrong.
 pub(crate) fn report(failure: &Failure, as_json: bool) {
-    eprintln!("pailfs: {failure}");
+    say(format_args!("pailfs: {failure}"));
     if as_json {
-        eprintln!("{}", failure.to_json());
+        say(failure.to_json());
     }
 }
 

@@ -1,6 +1,7 @@
 //! Shows what is still to be sent: a bar on a terminal, nothing elsewhere.
 
 use crate::cli::control::Progress;
+use crate::cli::say::say;
 use crate::cli::units::show_bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
@@ -44,8 +45,8 @@ impl ProgressView {
     /// Prints a line above the bar.
     pub fn say(&self, message: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{message}")),
-            None => eprintln!("{message}"),
+            Some(bar) => bar.suspend(|| say(message)),
+            None => say(message),
         }
     }
 

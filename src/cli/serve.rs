@@ -5,6 +5,7 @@ use crate::cli::connect;
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::foreground::start_log;
+use crate::cli::say::read_or_gone;
 use crate::cli::signals::EndingSignals;
 use crate::cli::system::directories;
 use crate::embedded::{Server, ServerOptions};
@@ -24,10 +25,9 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     connect::block_on(async {
         let mut signals = EndingSignals::listen()?;
         let server = Server::start(options.clone()).await?;
+        let text = describe(&server.endpoint_url(), &options);
         let mut output = std::io::stdout();
-        write!(output, "{}", describe(&server.endpoint_url(), &options))
-            .and_then(|()| output.flush())
-            .map_err(|error| Failure::io(&error, "standard output"))?;
+        read_or_gone(output.write_all(text.as_bytes()).and_then(|()| output.flush()))?;
         signals.next().await;
         server.shutdown().await;
         Ok(())

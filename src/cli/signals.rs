@@ -9,6 +9,7 @@
 use crate::cli::control::{ControlRequest, Progress};
 use crate::cli::failure::Failure;
 use crate::cli::progress;
+use crate::cli::say::say;
 use crate::cli::system::mounts::Way;
 use crate::rt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -79,7 +80,9 @@ pub async fn run(mut signals: EndingSignals, requests: mpsc::Sender<ControlReque
         tracing::error!(%failure, "unmount");
         way = Way::Detach;
         if interactive {
-            eprintln!("pailfs: {failure}\nstill mounted; press Ctrl-C again to unmount nevertheless");
+            say(format_args!(
+                "pailfs: {failure}\nstill mounted; press Ctrl-C again to unmount nevertheless"
+            ));
         } else if unmount(&mut signals, &requests, way, interactive).await.is_none() {
             return;
         }
@@ -109,9 +112,9 @@ async fn unmount(
                 if !interactive {
                     tracing::info!("asked to end again: {left}");
                 } else if further_signals == 1 {
-                    eprintln!("pailfs: {left}; press Ctrl-C again to end without that");
+                    say(format_args!("pailfs: {left}; press Ctrl-C again to end without that"));
                 } else {
-                    eprintln!("pailfs: ended; {left}");
+                    say(format_args!("pailfs: ended; {left}"));
                     std::process::exit(crate::cli::failure::Exit::Failed as i32);
                 }
             }

@@ -5,6 +5,7 @@ use crate::cli::control;
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::progress::ProgressView;
+use crate::cli::say::say;
 use crate::cli::system::mount_table::{self, Mount};
 use crate::cli::system::mounts;
 use crate::rt;
@@ -47,12 +48,12 @@ pub fn run(args: &UnmountArgs) -> Result<(), Failure> {
 fn without_daemon(mount: &Mount, path: &Path, failure: &Failure) -> Result<(), Failure> {
     if mounts::is_dead(path) {
         mounts::detach_exactly(mount)?;
-        eprintln!(
+        say(format_args!(
             "pailfs: the daemon of {} had been killed; the dead mount is detached. What was recorded as unsent is sent \
              by the next mount of {}",
             path.display(),
             mount.source
-        );
+        ));
         return Ok(());
     }
     let hint = "was it mounted by another user, or with another --state-dir?";

@@ -15,6 +15,7 @@ on_the_embedded_store!(
     wrong_command_lines_are_told,
     a_store_that_cannot_be_reached_is_told,
     credentials_that_are_missing_are_told,
+    nobody_has_to_read_what_is_said,
 );
 
 /// The last line of standard error, where the text above says the same.
@@ -167,4 +168,20 @@ fn credentials_that_are_missing_are_told(_: &Store) {
     let done = shell.script(script);
     done.fails(4, "no credentials");
     assert_eq!(error_of(&done)["exitCode"], 4);
+}
+
+/// A pipe without a reader, as `2>&1 | head` leaves it.
+fn nobody_has_to_read_what_is_said(store: &Store) {
+    store.bucket.put("here", b"x".to_vec());
+    let shell = Shell::new(store);
+    let done = shell.script(
+        "mkfifo pipe; exec 3<>pipe 4>pipe 3<&-
+        for command in \"cat s3://$BUCKET/missing\" \"cat --json s3://$BUCKET/missing\" 'no-such-command'; do
+            code=0; pailfs $command 2>&4 || code=$?; echo $code
+        done
+        for command in conflicts 'conflicts list --json' 'cache status' 'cache clear' \"cat s3://$BUCKET/here\" --help; do
+            pailfs $command >&4; echo $?
+        done",
+    );
+    assert_eq!(done.success(), "3\n3\n2\n0\n0\n0\n0\n0\n0\n");
 }

@@ -54,6 +54,11 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("fuser", &["fuse"]),
     ("s3s", &["embedded"]),
     ("process::exit", &["cli"]),
+    // They panic where nobody reads.
+    ("println!", &[]),
+    ("eprintln!", &[]),
+    ("print!", &[]),
+    ("eprint!", &[]),
     ("todo!", &[]),
     ("unimplemented!", &[]),
     ("dbg!", &[]),

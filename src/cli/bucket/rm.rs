@@ -72,10 +72,10 @@ fn may_delete(locations: &[Location]) -> Result<bool, Failure> {
             key if key.ends_with('/') => format!("everything below {location}"),
             _ => format!("{location} and everything below {location}/"),
         };
-        eprint!("delete {}? [y/N] ", printable(&what));
         let mut answer = String::new();
-        std::io::stderr()
-            .flush()
+        let mut terminal = std::io::stderr();
+        write!(terminal, "delete {}? [y/N] ", printable(&what))
+            .and_then(|()| terminal.flush())
             .and_then(|()| stdin.lock().read_line(&mut answer))
             .map_err(|error| Failure::io(&error, "the terminal"))?;
         if !matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {

@@ -5,6 +5,7 @@ use super::args::UrlArgs;
 use super::output::{self, Output, Stop};
 use super::{block_on, connect_plainly};
 use crate::cli::failure::Failure;
+use crate::cli::say::say;
 use crate::rt;
 use crate::s3::LinkMethod;
 use serde::Serialize;
@@ -40,7 +41,7 @@ pub fn run(args: &UrlArgs) -> Result<(), Failure> {
     })?;
     let mut end = rt::wall_clock() + args.expires;
     if let Some(earlier) = credentials_end.filter(|earlier| *earlier < end) {
-        eprintln!("pailfs: warning: {}", warning(earlier));
+        say(format_args!("pailfs: warning: {}", warning(earlier)));
         end = earlier;
     }
     output::ended(print(args, method, &link, end))

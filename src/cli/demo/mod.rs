@@ -18,6 +18,7 @@ use crate::cli::failure::Failure;
 use crate::cli::foreground::start_log;
 use crate::cli::mount::{SYSTEM_ACCOUNTS, WhenLive, run_here};
 use crate::cli::mount_config;
+use crate::cli::say::print;
 use crate::cli::system::directories;
 use crate::cli::system::mounts::Way;
 use crate::embedded::{Server, ServerOptions};
@@ -125,7 +126,7 @@ async fn fill(endpoint: &EndpointConfig) -> Result<Client, Failure> {
     let client = Client::connect(options, Arc::new(Metrics::default())).await?;
     let count = samples::fill(&client).await?;
     if count > 0 {
-        println!("Made two buckets with {count} objects.");
+        print(format_args!("Made two buckets with {count} objects."))?;
     }
     Ok(client)
 }
@@ -152,10 +153,7 @@ fn mount_settings(
 
 fn print_what_to_try(places: &Places, config: &MountConfig) -> WhenLive {
     let text = what_to_try(&places.mount_point(), config);
-    Box::new(move |_| {
-        println!("{text}");
-        true
-    })
+    Box::new(move |_| print(&text).is_ok())
 }
 
 fn what_to_try(mount_point: &Path, config: &MountConfig) -> String {
