@@ -1,7 +1,7 @@
 //! Tests on real mounts, with real programs: the embedded store and SeaweedFS, as root and as an ordinary user.
 //!
 //! Needs `/dev/fuse` and fusermount3. `PAILFS_TEST_WEED` names SeaweedFS (scripts/test installs it); without it its
-//! tests are skipped, but with `CI` set they fail. `PAILFS_TEST_LONG=1` moves more data, `PAILFS_TEST_LOG` sets the
+//! tests are skipped, but with `CI` set they fail. The same holds for `PAILFS_TEST_FSX`, and for fio. `PAILFS_TEST_LONG=1` moves more data, `PAILFS_TEST_LOG` sets the
 //! daemons' log level.
 
 #[path = "../support/mod.rs"]
@@ -18,6 +18,7 @@ mod directories;
 mod disk_cache;
 mod ending;
 mod everyday;
+mod exercisers;
 mod foreign;
 mod handles;
 mod killed;

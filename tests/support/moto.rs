@@ -27,6 +27,7 @@ fn candidate(program: &Path) -> Candidate {
     Candidate {
         command,
         directory: server::new_directory("pailfs-moto-"),
+        strays: Vec::new(),
         port,
     }
 }

@@ -1,11 +1,12 @@
 //! One SeaweedFS for all tests of a run.
 //!
 //! It listens on many ports, most with fixed defaults: all are given. Some ports are not derived from others but default
-//! to fixed numbers, or stay unused: those services are off.
+//! to fixed numbers, or stay unused: those services are off. Sockets of its own are where it wants them, whatever the
+//! environment says: they are removed with its directory.
 
 use super::server::{self, Candidate};
 use super::store::{ACCESS_KEY, SECRET_KEY};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -32,6 +33,7 @@ fn candidate(program: &Path) -> Candidate {
     std::fs::write(directory.join("s3.json"), identity).expect("written");
     std::fs::create_dir(directory.join("data")).expect("made");
     let mut command = Command::new(program);
+    command.arg(format!("-logdir={}", directory.display()));
     command.args([
         "server",
         "-s3",
@@ -49,6 +51,7 @@ fn candidate(program: &Path) -> Candidate {
     let names = names
         .into_iter()
         .chain(["volume.port.grpc", "filer.port", "filer.port.grpc"]);
+    let strays = names.clone().zip(ports).filter_map(socket_of).collect();
     command.args(names.zip(ports).map(|(name, port)| format!("-{name}={port}")));
     command.arg(format!("-dir={}", directory.join("data").display()));
     command.arg(format!("-s3.config={}", directory.join("s3.json").display()));
@@ -60,8 +63,15 @@ fn candidate(program: &Path) -> Candidate {
     Candidate {
         command,
         directory,
+        strays,
         port: s3_port,
     }
+}
+
+/// Through which its parts talk to each other.
+fn socket_of((name, port): (&str, u16)) -> Option<PathBuf> {
+    let part = name.strip_suffix(".port.grpc")?;
+    Some(format!("/tmp/seaweedfs-{part}-grpc-{port}.sock").into())
 }
 
 /// It answers with "access denied" only once its keys are loaded; before that it lets everybody in, or nobody.

@@ -19,13 +19,15 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What [`remove_at_exit`] has to do.
-static TO_REMOVE: Mutex<Vec<(i32, PathBuf)>> = Mutex::new(Vec::new());
+static TO_REMOVE: Mutex<Vec<(i32, Vec<PathBuf>)>> = Mutex::new(Vec::new());
 
 /// A server that could be started.
 pub struct Candidate {
     pub command: Command,
     /// Its own, made by [`new_directory`].
     pub directory: PathBuf,
+    /// What it makes elsewhere, and leaves there when it is killed.
+    pub strays: Vec<PathBuf>,
     pub port: u16,
 }
 
@@ -65,6 +67,7 @@ fn try_to_start(name: &str, candidate: Candidate, is_ready: &impl Fn(u16) -> boo
     let Candidate {
         mut command,
         directory,
+        mut strays,
         port,
     } = candidate;
     let log = File::create(directory.join("log")).expect("a log file");
@@ -84,23 +87,25 @@ fn try_to_start(name: &str, candidate: Candidate, is_ready: &impl Fn(u16) -> boo
         }
     });
     if ended == Some(false) {
-        remember(child.id() as i32, directory);
+        strays.push(directory);
+        remember(child.id() as i32, strays);
         return Some(format!("http://127.0.0.1:{port}"));
     }
     let log = std::fs::read_to_string(directory.join("log")).unwrap_or_default();
     eprintln!("{name} did not start: {log}");
     super::processes::signal(child.id() as i32, libc::SIGKILL);
     let _gone = child.wait();
-    let _not_needed = std::fs::remove_dir_all(&directory);
+    strays.push(directory);
+    remove(&strays);
     None
 }
 
-fn remember(process_id: i32, directory: PathBuf) {
+fn remember(process_id: i32, left: Vec<PathBuf>) {
     static REGISTERED: Once = Once::new();
     TO_REMOVE
         .lock()
         .expect("no panic while locked")
-        .push((process_id, directory));
+        .push((process_id, left));
     // SAFETY: the function is `extern "C"`, takes nothing, and does not unwind.
     REGISTERED.call_once(|| unsafe {
         libc::atexit(remove_at_exit);
@@ -111,9 +116,20 @@ extern "C" fn remove_at_exit() {
     let Ok(mut to_remove) = TO_REMOVE.lock() else {
         return;
     };
-    for (process_id, directory) in to_remove.drain(..) {
+    for (process_id, left) in to_remove.drain(..) {
         super::processes::signal(process_id, libc::SIGKILL);
-        let _next_clean_up_does_it = std::fs::remove_dir_all(directory);
+        remove(&left);
+    }
+}
+
+/// Directories with all that is in them, sockets; what is not there is no harm.
+fn remove(left: &[PathBuf]) {
+    for path in left {
+        let _the_next_clean_up_does_it = if path.is_dir() {
+            std::fs::remove_dir_all(path)
+        } else {
+            std::fs::remove_file(path)
+        };
     }
 }
 
