@@ -20,7 +20,7 @@ use crate::rt;
 use crate::spool::Intent;
 use crate::spool::manifest::Manifest;
 use crate::tree::Tree;
-use crate::tree::moves::{Arrived, Move};
+use crate::tree::moves::{Arrived, Copies, Move};
 use crate::tree::node::{DirectoryPlace, Ino, Kind, Link, Node, Place};
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -420,6 +420,7 @@ impl Fs {
                 .await?;
             return Ok(Arrived::new());
         }
+        let copies = Copies::none_yet(&self.spool).await?;
         let record = self.record_intent(intent_of(way, &list, false)).await?;
         // The new record covers what the former attempt's said.
         let former = super::lock(&self.unfinished_renames).remove(way).flatten();
@@ -427,12 +428,12 @@ impl Fs {
             self.forget_record(former).await;
         }
         let arrived = Mutex::new(Arrived::new());
-        if let Err(error) = self.copy_tree(way, &list, &arrived, replaces).await {
+        if let Err(error) = self.copy_tree(way, &list, &copies, &arrived, replaces).await {
             // Reported as failed: a later mount is not to move what programs go on using.
             self.forget_record(record).await;
             return Err(error);
         }
-        if let Err(error) = self.tree.delete_listed(&list, way).await {
+        if let Err(error) = self.tree.delete_copied(&copies, way).await {
             let record = match self.record_intent(intent_of(way, &list, true)).await {
                 Ok(narrower) => {
                     self.forget_record(record).await;
@@ -456,15 +457,14 @@ impl Fs {
         self: &Arc<Self>,
         way: &Move,
         list: &Arc<Manifest>,
+        copies: &Copies,
         arrived: &Mutex<Arrived>,
         replaces: bool,
     ) -> Result<()> {
-        let spool = self.spool.clone();
-        let made = Arc::new(rt::blocking(move || Manifest::create(&spool)).await?);
-        let Err(failed) = self.tree.copy_listed(list, way, &made, arrived).await else {
+        let Err(failed) = self.tree.copy_listed(list, way, copies, arrived).await else {
             return Ok(());
         };
-        let undone = match self.tree.undo_copies(&made, &failed, way).await {
+        let undone = match self.tree.undo_copies(copies, &failed, way).await {
             // The empty directory that was to be replaced.
             Ok(()) if replaces => self.restore_marker(&way.to, self.settings.metadata_format).await,
             other => other,

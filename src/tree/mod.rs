@@ -20,6 +20,7 @@ pub mod lookup;
 pub mod marker;
 pub mod moves;
 pub mod node;
+mod removal;
 pub mod rename;
 pub mod table;
 pub mod walks;

@@ -6,14 +6,15 @@
 //! 2. A crash in the middle leaves every object at least once: all copies come before any delete.
 //! 3. Only what was there when the rename began is moved, however late it is finished: the list names versions, and a run
 //!    by a later mount looks at each object before it touches it ([`Tree::resume_move`]). What somebody else wrote during
-//!    the rename is never deleted: each delete names the version that was copied.
+//!    the rename is never deleted: [`super::removal`].
 //! 4. A rename that fails while it copies takes its copies back ([`Tree::undo_copies`]).
 //! 5. Stores that keep a tree of directories cannot remove a directory before what is in it: markers are deleted last,
 //!    the deepest first.
 
 use super::Tree;
 use super::node::DirectoryPlace;
-use super::rename::{Deleted, PARALLEL_MOVES, is_copy, is_marker_trouble};
+use super::removal::{Removal, is_marker};
+use super::rename::{PARALLEL_MOVES, is_copy, is_marker_trouble, loses_nothing};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::{Condition, ETag, ObjectId, ObjectInfo, Version};
 use crate::rt;
@@ -22,10 +23,10 @@ use crate::spool::Spool;
 use crate::spool::manifest::{Manifest, ManifestEntry};
 use futures_util::future;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// S3 returns at most this many keys in a page.
 const PAGE_KEYS: u32 = 1_000;
@@ -38,11 +39,11 @@ pub struct Move {
 }
 
 impl Move {
-    fn source(&self, key: &str) -> ObjectId {
+    pub(super) fn source(&self, key: &str) -> ObjectId {
         ObjectId::new(self.from.bucket.clone(), key)
     }
 
-    fn target(&self, key: &str) -> ObjectId {
+    pub(super) fn target(&self, key: &str) -> ObjectId {
         let rest = &key[self.from.key.prefix().len()..];
         ObjectId::new(self.to.bucket.clone(), format!("{}{rest}", self.to.key.prefix()))
     }
@@ -67,10 +68,35 @@ impl From<Error> for FailedCopies {
     }
 }
 
+/// What a rename has copied, on disk.
+pub struct Copies {
+    /// The versions under the old name that were copied ([`entry_of_source`]).
+    pub(super) sources: Arc<Manifest>,
+    /// Their copies.
+    made: Arc<Manifest>,
+}
+
+impl Copies {
+    /// # Errors
+    /// `LocalIo`.
+    pub async fn none_yet(spool: &Arc<Spool>) -> Result<Self> {
+        let spool = spool.clone();
+        rt::blocking(move || {
+            Ok(Self {
+                sources: Arc::new(Manifest::create(&spool)?),
+                made: Arc::new(Manifest::create(&spool)?),
+            })
+        })
+        .await
+    }
+}
+
 /// A copy that was made.
 struct Copied {
     source: ObjectId,
-    source_etag: ETag,
+    source_version: Version,
+    /// The server's clock when the copy was asked for.
+    asked: SystemTime,
     target: ObjectId,
     version: Version,
 }
@@ -89,7 +115,7 @@ impl Tree {
             let page = self.page_below(from, next).await?;
             let entries = {
                 let table = self.table();
-                let objects = page.objects.into_iter().map(entry_of);
+                let objects = page.objects.into_iter().map(entry_of_listed);
                 objects
                     .filter(|entry| !table.is_hidden(&ObjectId::new(from.bucket.clone(), entry.key.as_str())))
                     .collect::<Vec<_>>()
@@ -102,7 +128,11 @@ impl Tree {
         }
     }
 
-    async fn page_below(&self, place: &DirectoryPlace, continuation: Option<String>) -> Result<ListPage> {
+    pub(super) async fn page_below(
+        &self,
+        place: &DirectoryPlace,
+        continuation: Option<String>,
+    ) -> Result<ListPage> {
         let request = ListRequest {
             bucket: Arc::clone(&place.bucket),
             prefix: place.key.prefix().to_owned(),
@@ -115,7 +145,7 @@ impl Tree {
     }
 
     /// Copies everything that `list` names, in whatever version it is now; what is gone by now is passed over.
-    /// Writes all copies down in `made`, also those before an error, and those of objects that have inodes in `arrived`.
+    /// Writes all copies down in `copies`, also those before an error, and those of objects that have inodes in `arrived`.
     ///
     /// # Errors
     /// The first error, and which copies may have been made all the same; nothing was deleted.
@@ -123,7 +153,7 @@ impl Tree {
         &self,
         list: &Arc<Manifest>,
         way: &Move,
-        made: &Arc<Manifest>,
+        copies: &Copies,
         arrived: &Mutex<Arrived>,
     ) -> Result<(), FailedCopies> {
         let mut position = 0;
@@ -142,14 +172,15 @@ impl Tree {
                     self.copy_one(entry, way).await.map_err(|error| (error, key))
                 })
                 .buffer_unordered(PARALLEL_MOVES);
-            let mut copies = Vec::new();
+            let (mut sources, mut made) = (Vec::new(), Vec::new());
             let (mut first_error, mut uncertain) = (None, Vec::new());
             while let Some(result) = results.next().await {
                 match result {
                     Ok(Some(copy)) => {
-                        copies.push(entry_of_copy(&copy));
+                        sources.push(entry_of_source(&copy));
+                        made.push(entry_of(copy.target.key.to_string(), &copy.version));
                         if self.is_known(&copy.source) {
-                            let what = (copy.source_etag, copy.version);
+                            let what = (copy.source_version.etag, copy.version);
                             lock(arrived).insert(copy.source, what);
                         }
                     }
@@ -161,7 +192,8 @@ impl Tree {
                     }
                 }
             }
-            append(made, copies).await?;
+            append(&copies.made, made).await?;
+            append(&copies.sources, sources).await?;
             if let Some(error) = first_error {
                 return Err(FailedCopies { error, uncertain });
             }
@@ -174,7 +206,8 @@ impl Tree {
         if self.table().is_hidden(&source) {
             return Ok(None);
         }
-        let is_marker = is_marker(&source.key) && entry.size_bytes == 0;
+        let is_marker = is_marker(&entry);
+        let asked = self.client.server_time();
         let result = match self.copy_current(&source, version_of(&entry), &target).await {
             Err(error) if is_marker && is_marker_trouble(&error) => {
                 self.make_marker_anew(&source, &target).await
@@ -182,9 +215,10 @@ impl Tree {
             result => result,
         };
         match result {
-            Ok((source_etag, version)) => Ok(Some(Copied {
+            Ok((source_version, version)) => Ok(Some(Copied {
                 source,
-                source_etag,
+                source_version,
+                asked,
                 target,
                 version,
             })),
@@ -193,44 +227,6 @@ impl Tree {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// Deletes under the old name what `list` names, in the versions that were copied.
-    ///
-    /// # Errors
-    /// The first error; the rest is still there under both names.
-    pub async fn delete_listed(&self, list: &Arc<Manifest>, way: &Move) -> Result<()> {
-        let mut removal = Removal::of(list);
-        while let Some(entries) = removal.next().await? {
-            let versions = {
-                let table = self.table();
-                let shown = entries
-                    .into_iter()
-                    .filter(|entry| !table.is_hidden(&way.source(&entry.key)));
-                shown.map(|entry| (entry.key, entry.etag)).collect::<Vec<_>>()
-            };
-            for (key, error) in self.client.delete_versions(&way.from.bucket, &versions).await? {
-                if error.kind() != ErrorKind::PreconditionFailed {
-                    return Err(error);
-                }
-                self.delete_if_copied(&way.source(&key), &way.target(&key))
-                    .await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The source is not the version that was listed: it was replaced before it was copied, or after.
-    async fn delete_if_copied(&self, source: &ObjectId, target: &ObjectId) -> Result<()> {
-        let Some(now) = self.look_at(source).await? else {
-            return Ok(());
-        };
-        let copy = self.look_at(target).await?;
-        let is_copied = copy.is_some_and(|copy| is_copy(&now, &copy));
-        if !is_copied || self.delete_version(source, &now.version.etag).await? == Deleted::Replaced {
-            tracing::warn!(%source, "somebody wrote this object during the rename: it stays where it was");
-        }
-        Ok(())
     }
 
     /// Finishes what a former mount was cut off in. What was written since under the old name stays there; with
@@ -285,7 +281,7 @@ impl Tree {
         let Some(info) = self.unchanged(&entry, &source).await? else {
             return Ok(());
         };
-        let is_marker = is_marker(&source.key) && entry.size_bytes == 0;
+        let is_marker = is_marker(&entry);
         match self
             .copy_version(&source, &info.version, &target, Condition::Absent)
             .await
@@ -305,7 +301,7 @@ impl Tree {
             return Ok(());
         };
         let copy = self.look_at(&target).await?;
-        if copy.is_some_and(|copy| is_copy(&info, &copy)) {
+        if copy.is_some_and(|copy| loses_nothing(&source, &info, &copy)) {
             self.delete_version(&source, &info.version.etag).await?;
         } else {
             tracing::warn!(%source, %target, "the new name has no copy of this object: it stays where it was");
@@ -317,7 +313,7 @@ impl Tree {
     ///
     /// # Errors
     /// The first error: the rest of them is still there.
-    pub async fn undo_copies(&self, made: &Arc<Manifest>, failed: &FailedCopies, way: &Move) -> Result<()> {
+    pub async fn undo_copies(&self, copies: &Copies, failed: &FailedCopies, way: &Move) -> Result<()> {
         for key in &failed.uncertain {
             let (source, target) = (way.source(key), way.target(key));
             let Some(copy) = self.look_at(&target).await? else {
@@ -328,7 +324,7 @@ impl Tree {
                 self.delete_version(&target, &copy.version.etag).await?;
             }
         }
-        let mut removal = Removal::of(made);
+        let mut removal = Removal::of(&copies.made);
         while let Some(entries) = removal.next().await? {
             let versions: Vec<_> = entries.into_iter().map(|entry| (entry.key, entry.etag)).collect();
             let failures = self.client.delete_versions(&way.to.bucket, &versions).await?;
@@ -349,7 +345,7 @@ impl Tree {
         loop {
             let page = self.page_below(&way.from, next).await?;
             for object in page.objects {
-                let entry = entry_of(object);
+                let entry = entry_of_listed(object);
                 let (source, target) = (way.source(&entry.key), way.target(&entry.key));
                 if self.table().is_hidden(&source) {
                     continue;
@@ -368,63 +364,13 @@ impl Tree {
         }
     }
 
-    async fn look_at(&self, id: &ObjectId) -> Result<Option<ObjectInfo>> {
+    pub(super) async fn look_at(&self, id: &ObjectId) -> Result<Option<ObjectInfo>> {
         match self.client.head(id).await {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
-}
-
-/// Reads a list in the order in which its objects may be deleted: for each depth of markers once more.
-struct Removal {
-    list: Arc<Manifest>,
-    position: u64,
-    /// The depths at which there are markers still to be read.
-    depths: BTreeSet<usize>,
-    /// `None` while objects are read.
-    of_depth: Option<usize>,
-}
-
-impl Removal {
-    fn of(list: &Arc<Manifest>) -> Self {
-        Self {
-            list: list.clone(),
-            position: 0,
-            depths: BTreeSet::new(),
-            of_depth: None,
-        }
-    }
-
-    /// The next entries, at least one; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Vec<ManifestEntry>>> {
-        loop {
-            let (mut entries, next) = read(&self.list, self.position).await?;
-            if entries.is_empty() {
-                self.of_depth = self.depths.pop_last();
-                if self.of_depth.is_none() {
-                    return Ok(None);
-                }
-                self.position = 0;
-                continue;
-            }
-            self.position = next;
-            if self.of_depth.is_none() {
-                let markers = entries.iter().filter(|entry| is_marker(&entry.key));
-                self.depths.extend(markers.map(|marker| depth(&marker.key)));
-            }
-            let wanted = self.of_depth;
-            entries.retain(|entry| is_marker(&entry.key).then(|| depth(&entry.key)) == wanted);
-            if !entries.is_empty() {
-                return Ok(Some(entries));
-            }
-        }
-    }
-}
-
-fn is_marker(key: &str) -> bool {
-    key.ends_with('/')
 }
 
 fn lock(arrived: &Mutex<Arrived>) -> MutexGuard<'_, Arrived> {
@@ -437,16 +383,12 @@ async fn append(list: &Arc<Manifest>, entries: Vec<ManifestEntry>) -> Result<()>
     rt::blocking(move || list.append(&entries)).await
 }
 
-async fn read(list: &Arc<Manifest>, position: u64) -> Result<(Vec<ManifestEntry>, u64)> {
+pub(super) async fn read(list: &Arc<Manifest>, position: u64) -> Result<(Vec<ManifestEntry>, u64)> {
     let list = list.clone();
     rt::blocking(move || list.read(position)).await
 }
 
-fn depth(key: &str) -> usize {
-    key.bytes().filter(|byte| *byte == b'/').count()
-}
-
-fn entry_of(object: ListedObject) -> ManifestEntry {
+fn entry_of_listed(object: ListedObject) -> ManifestEntry {
     ManifestEntry {
         key: object.key,
         etag: object.etag,
@@ -455,13 +397,23 @@ fn entry_of(object: ListedObject) -> ManifestEntry {
     }
 }
 
-fn entry_of_copy(copy: &Copied) -> ManifestEntry {
+fn entry_of(key: String, version: &Version) -> ManifestEntry {
     ManifestEntry {
-        key: copy.target.key.to_string(),
-        etag: copy.version.etag.clone(),
-        size_bytes: copy.version.size_bytes,
-        modified_unix_s: unix_s(copy.version.last_modified),
+        key,
+        etag: version.etag.clone(),
+        size_bytes: version.size_bytes,
+        modified_unix_s: unix_s(version.last_modified),
     }
+}
+
+/// Without a time where that would not tell whether the object was written again after it was copied: times are whole
+/// seconds, and the server's clock is known to about one.
+fn entry_of_source(copy: &Copied) -> ManifestEntry {
+    let mut entry = entry_of(copy.source.key.to_string(), &copy.source_version);
+    if entry.modified_unix_s + 1 >= unix_s(copy.asked) {
+        entry.modified_unix_s = 0;
+    }
+    entry
 }
 
 fn version_of(entry: &ManifestEntry) -> Version {
@@ -473,6 +425,6 @@ fn version_of(entry: &ManifestEntry) -> Version {
     }
 }
 
-fn unix_s(time: std::time::SystemTime) -> u64 {
+pub(super) fn unix_s(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

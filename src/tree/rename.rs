@@ -394,30 +394,41 @@ impl Tree {
         }
     }
 
-    /// Copies whatever version is at `source` now; returns which it was and the copy's version. What a former run
+    /// Copies whatever version is at `source` now; returns that and the copy's version. What a former run
     /// has copied already is left as it is; anything else at the target is somebody else's and stays.
     pub(super) async fn copy_current(
         &self,
         source: &ObjectId,
         listed: Version,
         target: &ObjectId,
-    ) -> Result<(ETag, Version)> {
+    ) -> Result<(Version, Version)> {
         let mut current = listed;
+        let mut condition = Condition::Absent;
         for _ in 0..MAX_LOOKS {
             match self
-                .copy_version(source, &current, target, Condition::Absent)
+                .copy_version(source, &current, target, condition.clone())
                 .await
             {
-                Ok(version) => return Ok((current.etag, version)),
+                Ok(version) => return Ok((current, version)),
                 Err(error) if error.kind() == ErrorKind::PreconditionFailed => {
                     let now = self.client.head(source).await?;
                     match self.client.head(target).await {
-                        Ok(copy) if is_copy(&now, &copy) => return Ok((now.version.etag, copy.version)),
+                        Ok(copy) if loses_nothing(source, &now, &copy) => {
+                            return Ok((now.version, copy.version));
+                        }
+                        // The source got other metadata since.
+                        Ok(copy) if is_copy(&now, &copy) => {
+                            current = now.version;
+                            condition = Condition::Matches(copy.version.etag);
+                        }
                         Ok(_) => {
                             let text = "another host put an object at the new name of the directory";
                             return Err(Error::new(ErrorKind::NotEmpty, text).on(target));
                         }
-                        Err(error) if error.kind() == ErrorKind::NotFound => current = now.version,
+                        Err(error) if error.kind() == ErrorKind::NotFound => {
+                            current = now.version;
+                            condition = Condition::Absent;
+                        }
                         Err(error) => return Err(error),
                     }
                 }
@@ -437,7 +448,7 @@ impl Tree {
         &self,
         source: &ObjectId,
         target: &ObjectId,
-    ) -> Result<(ETag, Version)> {
+    ) -> Result<(Version, Version)> {
         let info = self.client.head(source).await?;
         let request = PutRequest {
             id: target.clone(),
@@ -458,7 +469,7 @@ impl Tree {
             }
             result => result?,
         };
-        Ok((info.version.etag, version))
+        Ok((info.version, version))
     }
 }
 
@@ -474,6 +485,34 @@ pub(super) fn is_copy(source: &ObjectInfo, copy: &ObjectInfo) -> bool {
     let was_given = transaction.is_some_and(|given| *given == transaction_of_copy(&source.version.etag));
     copy.version.etag == source.version.etag
         || copy.version.size_bytes == source.version.size_bytes && (is_carried_over || was_given)
+}
+
+/// True when `copy` has all that would go with `source`: bytes, headers, metadata. A directory's marker has nothing that
+/// must not go; some stores do not copy what it says.
+pub(super) fn loses_nothing(id: &ObjectId, source: &ObjectInfo, copy: &ObjectInfo) -> bool {
+    let is_marker = id.key.ends_with('/') && source.version.size_bytes == 0;
+    is_copy(source, copy) && (is_marker || says_the_same(source, copy))
+}
+
+/// Encryption and storage class may be the bucket's own, and others there.
+pub(super) fn says_the_same(source: &ObjectInfo, copy: &ObjectInfo) -> bool {
+    let mut metadata = copy.headers.metadata.clone();
+    if !source.headers.metadata.contains_key(TRANSACTION)
+        && metadata.get(TRANSACTION) == Some(&transaction_of_copy(&source.version.etag))
+    {
+        metadata.remove(TRANSACTION);
+    }
+    let content = |headers: &ObjectHeaders| {
+        [
+            &headers.content_type,
+            &headers.content_encoding,
+            &headers.content_language,
+            &headers.content_disposition,
+            &headers.cache_control,
+        ]
+        .map(Clone::clone)
+    };
+    metadata == source.headers.metadata && content(&source.headers) == content(&copy.headers)
 }
 
 /// What the copy of an object without a transaction carries as its own.

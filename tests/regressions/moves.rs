@@ -2,6 +2,7 @@
 
 use super::{bytes_of, world_with};
 use crate::in_process::{Mount, Options, World};
+use pailfs::base::object::ObjectHeaders;
 use pailfs::embedded::{Fault, Operation, Quirks, When};
 use std::time::Duration;
 
@@ -199,10 +200,103 @@ fn thousands_of_objects_are_renamed_in_pieces() {
     assert_eq!(of(Operation::Copy), FILES as u64 + 2);
     assert!(of(Operation::DeleteMany) <= 4, "deletes are batched: {all:?}");
     assert!(of(Operation::Delete) <= 2, "but those of few markers: {all:?}");
-    assert!(of(Operation::List) <= 8, "{all:?}");
+    assert!(of(Operation::List) <= 11, "{all:?}");
     let mut expected: Vec<String> = bodies.iter().map(|key| key.replacen('d', "e", 1)).collect();
     expected.extend(["e/".to_owned(), "e/07/".to_owned()]);
     expected.sort();
     assert_eq!(world.remote.keys(), expected);
     assert_eq!(bytes_of(&world, "e/07/00007").expect("there"), b"d/07/00007");
+}
+
+/// Renames `d` to `e`; after `a` was copied, and before anything is deleted, somebody else does something.
+fn rename_while(world: &World, mount: &Mount, meanwhile: impl FnOnce()) {
+    let late = When::on(Operation::Copy).key("e/b");
+    let pause = Fault::Delay(Duration::from_secs(20));
+    world.store.faults().inject(late, pause);
+    let mut renaming = Box::pin(mount.driver.rename("d", "e", false));
+    let soon = Duration::from_secs(5);
+    assert_eq!(mount.run_for("rename", soon, &mut renaming), None);
+    meanwhile();
+    mount.run("rename", renaming).expect("renamed");
+}
+
+fn with_metadata(value: &str) -> ObjectHeaders {
+    ObjectHeaders {
+        metadata: [("colour".to_owned(), value.to_owned())].into(),
+        ..ObjectHeaders::default()
+    }
+}
+
+#[test]
+fn what_got_other_metadata_while_its_directory_was_renamed_is_not_deleted() {
+    for conditional in [true, false] {
+        let world = World::new(Options {
+            probing: !conditional,
+            ..Options::default()
+        });
+        world.store.set_quirks(Quirks {
+            ignore_delete_conditions: !conditional,
+            ..Quirks::default()
+        });
+        for name in ["a", "b"] {
+            world.remote.put(&format!("d/{name}"), name.as_bytes());
+        }
+        let mount = world.mount();
+        rename_while(&world, &mount, || {
+            world.remote.put_with("d/a", b"a", with_metadata("green"));
+        });
+        assert_eq!(world.remote.keys(), ["d/a", "e/a", "e/b"]);
+        let kept = world.remote.get("d/a").expect("there").info;
+        assert_eq!(kept.headers.metadata, with_metadata("green").metadata);
+    }
+}
+
+#[test]
+fn what_came_back_while_its_directory_was_renamed_is_moved_and_not_lost() {
+    let (world, mount) = world_of(&["a", "b", "c"]);
+    // It is gone when it is to be copied, and is there again when it is to be deleted.
+    let vanished = When::on(Operation::Copy).key("e/c").times(1);
+    world
+        .store
+        .faults()
+        .inject(vanished, Fault::Delay(Duration::from_secs(4)));
+    let late = When::on(Operation::Copy).key("e/b");
+    world
+        .store
+        .faults()
+        .inject(late, Fault::Delay(Duration::from_secs(20)));
+    let mut renaming = Box::pin(mount.driver.rename("d", "e", false));
+    assert_eq!(
+        mount.run_for("rename", Duration::from_secs(2), &mut renaming),
+        None
+    );
+    world.remote.delete("d/c");
+    assert_eq!(
+        mount.run_for("rename", Duration::from_secs(5), &mut renaming),
+        None
+    );
+    world.remote.put("d/c", b"c");
+    mount.run("rename", renaming).expect("renamed");
+    assert_eq!(world.remote.keys(), ["e/a", "e/b", "e/c"]);
+    assert_eq!(bytes_of(&world, "e/c").expect("there"), b"c");
+}
+
+#[test]
+fn objects_that_rest_are_deleted_without_a_look_at_each() {
+    const FILES: usize = 1_200;
+    let world = World::new(Options::default());
+    for n in 0..FILES {
+        world.remote.put(&format!("d/{n:05}"), b"x");
+    }
+    // Times are whole seconds, and the server's clock is known to about one.
+    std::thread::sleep(Duration::from_secs(3));
+    world.remote.put("d/new", b"x");
+    let mount = world.mount();
+    let sent = world.store.counts();
+    sent.reset();
+    rename(&mount).expect("renamed");
+    let all = sent.all();
+    assert!(all.get(&Operation::Head).copied().unwrap_or(0) <= 4, "{all:?}");
+    assert_eq!(world.remote.keys().len(), FILES + 1);
+    assert!(world.remote.keys().iter().all(|key| key.starts_with("e/")));
 }
