@@ -7,6 +7,7 @@
 //! 3. A change made through this mount is visible at once: [`Listings::insert`] and [`Listings::remove`] follow it.
 //! 4. Who lists many directories at once does not know which ones before they come, and so cannot have a ticket for each:
 //!    changes are remembered for a while, with their order ([`Listings::moment`], [`Listings::finish_since`]).
+//! 5. How many directories a directory has is wanted with each of its attributes (its link count): it is counted along.
 
 use lru::LruCache;
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +23,22 @@ use crate::rt::Instant;
 pub struct Listing<E> {
     pub entries: Arc<BTreeMap<String, E>>,
     pub listed_at: Instant,
+    directories: usize,
+}
+
+/// What a listing needs to know of its entries.
+pub trait Listable: Clone {
+    fn is_directory(&self) -> bool;
+}
+
+impl<E: Listable> Listing<E> {
+    fn new(entries: BTreeMap<String, E>, listed_at: Instant) -> Self {
+        Self {
+            directories: entries.values().filter(|entry| entry.is_directory()).count(),
+            entries: Arc::new(entries),
+            listed_at,
+        }
+    }
 }
 
 /// The answer for one name.
@@ -49,12 +66,12 @@ pub struct Moment(u64);
 const REMEMBERED_CHANGES: NonZeroUsize = NonZeroUsize::new(8_192).unwrap();
 
 /// Listings by directory. `K` names a directory, `E` is what is known of one entry.
-pub struct Listings<K: Hash + Eq + Clone, E: Clone> {
+pub struct Listings<K: Hash + Eq + Clone, E: Listable> {
     inner: Mutex<Inner<K, E>>,
     capacity_entries: usize,
 }
 
-struct Inner<K: Hash + Eq, E> {
+struct Inner<K: Hash + Eq, E: Listable> {
     by_directory: LruCache<K, Listing<E>>,
     held_entries: usize,
     /// Serial numbers of listings that are being read now.
@@ -67,7 +84,7 @@ struct Inner<K: Hash + Eq, E> {
     forgotten_until: Moment,
 }
 
-impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
+impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
     #[must_use]
     pub fn new(capacity_entries: usize) -> Self {
         let inner = Inner {
@@ -111,14 +128,8 @@ impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
     pub fn finish(&self, ticket: Ticket<K>, entries: BTreeMap<String, E>, listed_at: Instant) {
         let mut inner = self.lock();
         if inner.end(&ticket) && entries.len() <= self.admission_limit() {
-            inner.put(
-                ticket.directory,
-                Listing {
-                    entries: Arc::new(entries),
-                    listed_at,
-                },
-                self.capacity_entries,
-            );
+            let listing = Listing::new(entries, listed_at);
+            inner.put(ticket.directory, listing, self.capacity_entries);
         }
     }
 
@@ -145,10 +156,7 @@ impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
         if is_newer_known || inner.has_changed(directory, since) || entries.len() > self.admission_limit() {
             return;
         }
-        let listing = Listing {
-            entries: Arc::new(entries),
-            listed_at,
-        };
+        let listing = Listing::new(entries, listed_at);
         inner.put(directory.clone(), listing, self.capacity_entries);
     }
 
@@ -161,16 +169,21 @@ impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
     pub fn insert_empty(&self, directory: &K, now: Instant) {
         let mut inner = self.lock();
         inner.note_change(directory);
-        let listing = Listing {
-            entries: Arc::new(BTreeMap::new()),
-            listed_at: now,
-        };
+        let listing = Listing::new(BTreeMap::new(), now);
         inner.put(directory.clone(), listing, self.capacity_entries);
     }
 
     #[must_use]
     pub fn get(&self, directory: &K) -> Option<Listing<E>> {
         self.lock().by_directory.get(directory).cloned()
+    }
+
+    /// How many directories the directory has, and when it was listed.
+    #[must_use]
+    pub fn directories(&self, directory: &K) -> Option<(usize, Instant)> {
+        let inner = self.lock();
+        let listing = inner.by_directory.peek(directory)?;
+        Some((listing.directories, listing.listed_at))
     }
 
     #[must_use]
@@ -187,15 +200,15 @@ impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
     /// `name` is there now, as `entry`.
     pub fn insert(&self, directory: &K, name: &str, entry: E) {
         self.change(directory, |entries| {
-            entries.insert(name.to_owned(), entry);
+            let comes = entry.is_directory();
+            let goes = entries.insert(name.to_owned(), entry);
+            (usize::from(comes), goes)
         });
     }
 
     /// `name` is gone.
     pub fn remove(&self, directory: &K, name: &str) {
-        self.change(directory, |entries| {
-            entries.remove(name);
-        });
+        self.change(directory, |entries| (0, entries.remove(name)));
     }
 
     /// Forgets one directory's listing.
@@ -237,13 +250,16 @@ impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
         }
     }
 
-    fn change(&self, directory: &K, change: impl FnOnce(&mut BTreeMap<String, E>)) {
+    /// `change` says how many directories come, and which entry goes.
+    fn change(&self, directory: &K, change: impl FnOnce(&mut BTreeMap<String, E>) -> (usize, Option<E>)) {
         let mut inner = self.lock();
         inner.note_change(directory);
         let Some(mut listing) = inner.take(directory) else {
             return;
         };
-        change(Arc::make_mut(&mut listing.entries));
+        let (come, gone) = change(Arc::make_mut(&mut listing.entries));
+        listing.directories += come;
+        listing.directories -= usize::from(gone.is_some_and(|gone| gone.is_directory()));
         inner.put(directory.clone(), listing, self.capacity_entries);
     }
 
@@ -253,7 +269,7 @@ impl<K: Hash + Eq + Clone, E: Clone> Listings<K, E> {
     }
 }
 
-impl<K: Hash + Eq + Clone, E: Clone> Inner<K, E> {
+impl<K: Hash + Eq + Clone, E: Listable> Inner<K, E> {
     /// Whatever is being listed of the directory is worthless from now on.
     fn note_change(&mut self, directory: &K) {
         self.in_progress.remove(directory);
@@ -303,7 +319,7 @@ impl<K: Hash + Eq + Clone, E: Clone> Inner<K, E> {
 }
 
 /// An empty listing costs something too.
-fn weight<E>(listing: &Listing<E>) -> usize {
+fn weight<E: Listable>(listing: &Listing<E>) -> usize {
     listing.entries.len() + 1
 }
 
@@ -311,6 +327,12 @@ fn weight<E>(listing: &Listing<E>) -> usize {
 mod tests {
     use super::*;
     use crate::rt;
+
+    impl Listable for u32 {
+        fn is_directory(&self) -> bool {
+            *self == 2
+        }
+    }
 
     fn entries(names: &[&str]) -> BTreeMap<String, u32> {
         names.iter().map(|name| ((*name).to_owned(), 1)).collect()
@@ -381,6 +403,23 @@ mod tests {
         let ticket = cache.begin(&99);
         cache.finish(ticket, entries(&["a", "b", "c"]), rt::now());
         assert_eq!(cache.answer(&99, "a"), Answer::Unknown);
+    }
+
+    #[test]
+    fn directories_are_counted_along() {
+        let cache: Listings<&str, u32> = Listings::new(100);
+        let count = |cache: &Listings<&str, u32>| cache.directories(&"d").map(|(count, _)| count);
+        assert_eq!(count(&cache), None);
+        let ticket = cache.begin(&"d");
+        let listed = [("a", 2), ("b", 1), ("c", 2)].map(|(name, kind)| (name.to_owned(), kind));
+        cache.finish(ticket, listed.into(), rt::now());
+        assert_eq!(count(&cache), Some(2));
+        cache.insert(&"d", "new", 2);
+        cache.insert(&"d", "new", 2);
+        cache.insert(&"d", "a", 1);
+        cache.remove(&"d", "b");
+        cache.remove(&"d", "c");
+        assert_eq!(count(&cache), Some(1));
     }
 
     #[test]

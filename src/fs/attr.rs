@@ -140,6 +140,7 @@ impl Fs {
             .as_ref()
             .map_or(node.first_seen, |version| version.last_modified);
         let mtime = attributes.mtime.unwrap_or(last_modified);
+        let ctime = attributes.ctime.unwrap_or(mtime.max(last_modified));
         Attr {
             ino: node.ino,
             kind: node.kind,
@@ -151,15 +152,11 @@ impl Fs {
             mode: self.effective_mode(&attributes, node.kind),
             uid: attributes.uid.unwrap_or(defaults.uid),
             gid: attributes.gid.unwrap_or(defaults.gid),
-            links: if node.kind == Kind::Directory {
-                2
-            } else {
-                u32::from(!node.gone)
-            },
+            links: self.links(node),
             device: attributes.device.unwrap_or(0),
             atime: attributes.atime.unwrap_or(mtime),
             mtime,
-            ctime: attributes.ctime.unwrap_or(mtime.max(last_modified)),
+            ctime: node.renamed_at.map_or(ctime, |renamed_at| ctime.max(renamed_at)),
             // Attributes that nobody has looked at yet are a guess.
             ttl: if self.tree.knows_attributes(node) {
                 self.tree
@@ -167,6 +164,22 @@ impl Fs {
             } else {
                 Duration::ZERO
             },
+        }
+    }
+
+    /// As POSIX counts them: a directory has its name, its `.`, and the `..` of each directory in it. Where nobody knows how
+    /// many those are it is 1, which tells programs not to conclude anything from it.
+    fn links(&self, node: &Node) -> u32 {
+        match &node.place {
+            Place::Object(_) => u32::from(!node.gone),
+            _ if node.gone => 0,
+            Place::Directory(place) => {
+                let known = self.tree.subdirectories(place);
+                known.map_or(1, |count| {
+                    u32::try_from(count).map_or(1, |count| count.saturating_add(2))
+                })
+            }
+            Place::Buckets => 1,
         }
     }
 

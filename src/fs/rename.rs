@@ -109,6 +109,7 @@ impl Fs {
             }
             Place::Buckets => return Err(Error::new(ErrorKind::CrossDevice, "the root cannot be renamed")),
         }
+        self.tree.renamed(node.ino, rt::wall_clock());
         self.touch_directory(&self.tree.directory(new_parent)?);
         self.after_removal(&from_directory).await;
         Ok(())

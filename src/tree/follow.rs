@@ -153,10 +153,14 @@ impl Tree {
     pub fn moved_directory(&self, from: &DirectoryPlace, to: &DirectoryPlace, link: &Link) {
         self.listings
             .insert(&link.parent, &link.name, Listed::Directory(to.key.clone()));
+        let empty = self.listings.get(from).filter(|known| known.entries.is_empty());
         for place in [from, to] {
             self.listings.forget_where(|listed| {
                 listed.bucket == place.bucket && listed.key.prefix().starts_with(place.key.prefix())
             });
+        }
+        if let Some(known) = empty {
+            self.listings.insert_empty(to, known.listed_at);
         }
         self.table().move_directory(from, to, link);
     }
@@ -202,6 +206,13 @@ impl Tree {
             node.attributes.mtime = Some(now);
             node.attributes.ctime = Some(now);
             node.is_touched = true;
+        }
+    }
+
+    /// This mount gave the inode another name.
+    pub fn renamed(&self, ino: Ino, now: SystemTime) {
+        if let Some(node) = self.table().get_mut(ino) {
+            node.renamed_at = Some(now);
         }
     }
 

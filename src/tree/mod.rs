@@ -30,7 +30,7 @@ use crate::base::mount_config::{AttributesMode, Source};
 use crate::base::names::DirectoryKey;
 use crate::base::object::ObjectId;
 use crate::cache::attributes::AttributeCache;
-use crate::cache::listings::Listings;
+use crate::cache::listings::{Listable, Listings};
 use crate::plan::entries::{ListingOrder, PageObject};
 use crate::rt::{self, Instant};
 use crate::s3::Client;
@@ -48,6 +48,12 @@ use tokio::sync::mpsc::UnboundedSender;
 pub enum Listed {
     Object(PageObject),
     Directory(DirectoryKey),
+}
+
+impl Listable for Listed {
+    fn is_directory(&self) -> bool {
+        matches!(self, Self::Directory(_))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -180,6 +186,13 @@ impl Tree {
         self.settings
             .metadata_ttl
             .is_none_or(|ttl| rt::now().duration_since(at) < ttl)
+    }
+
+    /// How many directories a directory has, where it was listed lately.
+    #[must_use]
+    pub fn subdirectories(&self, place: &DirectoryPlace) -> Option<usize> {
+        let (count, listed_at) = self.listings.directories(place)?;
+        self.is_fresh(listed_at).then_some(count)
     }
 
     /// How long the kernel may believe what was learned at `at`.

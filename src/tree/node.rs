@@ -102,6 +102,8 @@ pub struct Node {
     pub marker_at: Option<Instant>,
     /// Of a directory: its times are those of a change in it that only this mount knows.
     pub is_touched: bool,
+    /// When this mount gave it the name that it has: a change that the object does not tell.
+    pub renamed_at: Option<SystemTime>,
     /// When the bucket last confirmed this.
     pub checked_at: Instant,
     /// The user said at this time that the bucket is to be asked again.

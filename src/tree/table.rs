@@ -568,6 +568,7 @@ fn blank(ino: Ino, place: Place, kind: Kind, link: Option<Link>, now: Instant, t
         headers: None,
         marker_at: None,
         is_touched: false,
+        renamed_at: None,
         checked_at: now,
         refresh_due: None,
         first_seen: today,

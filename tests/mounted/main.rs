@@ -24,6 +24,7 @@ mod handles;
 mod killed;
 mod large;
 mod log;
+mod pjdfstest;
 mod programs;
 mod read_only;
 mod refreshing;
