@@ -1,6 +1,7 @@
 //! Files larger than the memory budget, parts sent while the program writes, parts that change or are needed again.
 
 use super::*;
+use pailfs::embedded::{Fault, When};
 use std::time::UNIX_EPOCH;
 
 async fn write_all(file: &File, content: &[u8], offset: u64, step: usize) {
@@ -166,6 +167,39 @@ fn random_writes_beyond_the_budget_go_through_the_spool() {
         file.commit().await.expect("committed");
         assert_same(&world.stored("a").await, &content);
         world.expect_all_memory_free().await;
+    });
+}
+
+/// Both parts of the file wait for memory that only their own chunks hold, most of which were overwritten.
+#[test]
+fn parts_that_have_to_load_bytes_wait_for_no_memory_of_their_own() {
+    run(async {
+        for others_bytes in [0, 2 * MIB, 7 * MIB / 2] {
+            let world = World::start(32 * MIB).await;
+            let mut content = data(1, 16 * MIB);
+            let file = world.existing("a", &content).await;
+            let refused = When::on(Operation::CreateUpload).nth(1);
+            let faults = world.server.store().faults();
+            faults.inject(refused, Fault::Answer("InvalidRequest"));
+            for (round, len) in [(2, MIB), (3, 3 * MIB / 4)] {
+                // All but two, one in each part, which stay as they are in the object.
+                for slot in (0..16).filter(|slot| ![5, 10].contains(slot)) {
+                    let piece = data(round, len);
+                    let start = slot * MIB;
+                    file.write(start, &piece).await.expect("written");
+                    content[start as usize..(start + len) as usize].copy_from_slice(&piece);
+                }
+                if round == 2 {
+                    // What was tried is sealed: from now on what is written needs new memory.
+                    file.commit().await.expect_err("refused");
+                }
+            }
+            let others = world.context.budget.acquire(others_bytes).await.expect("free");
+            file.commit().await.expect("committed");
+            drop(others);
+            assert_same(&world.stored("a").await, &content);
+            world.expect_all_memory_free().await;
+        }
     });
 }
 

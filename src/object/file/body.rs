@@ -2,20 +2,22 @@
 //!
 //! 1. What must be loaded needs memory first: the claim is made for all of it before anything is held, so that no two
 //!    bodies wait for each other's halves.
-//! 2. Between claim and look bytes may have moved from memory to the spool: then more is claimed.
+//! 2. Reading a version needs memory of its own meanwhile. So the file's own memory is taken last, when all else is
+//!    there: until then it may go to the spool and make room. What did so must be loaded too, under a larger claim.
 
 use super::File;
 use super::chunks::Piece;
 use super::state::State;
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::extents::{Backing, Extent};
+use crate::base::extents::{Backing, ChunkId, Extent};
 use crate::base::object::ByteRange;
 use crate::base::segments::Segments;
 use crate::object::budget::LoadPermit;
 use crate::object::reader::{ReadStream, Reader};
 use crate::spool::SpoolFile;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The source version is read in steps of this length.
@@ -30,26 +32,66 @@ pub(super) struct Body {
 }
 
 enum BodyPiece {
-    Memory(Piece),
+    Bytes(Piece),
     Zero(u64),
-    Spool {
-        file: Arc<SpoolFile>,
-        offset: u64,
-        len: u64,
-    },
-    Source {
-        reader: Arc<Reader>,
-        offset: u64,
-        len: u64,
-    },
 }
 
-impl BodyPiece {
-    fn loaded_bytes(&self) -> u64 {
-        match self {
-            Self::Memory(_) | Self::Zero(_) => 0,
-            Self::Spool { len, .. } | Self::Source { len, .. } => *len,
+/// The next run of bytes of a body.
+enum Run {
+    Memory { chunk: ChunkId, offset: u64, len: u64 },
+    Zero { len: u64 },
+    Loaded(Bytes),
+    ToLoad(Load),
+}
+
+/// Bytes that are elsewhere, from `position` of the file on.
+struct Load {
+    position: u64,
+    len: u64,
+    from: From,
+}
+
+enum From {
+    Spool { file: Arc<SpoolFile>, offset: u64 },
+    Source { reader: Arc<Reader>, offset: u64 },
+}
+
+impl Load {
+    async fn bytes(self) -> Result<Bytes> {
+        match self.from {
+            From::Spool { file, offset } => {
+                let mut data = Vec::with_capacity(self.len as usize);
+                super::read_spool(file, offset, self.len, &mut data).await?;
+                Ok(data.into())
+            }
+            From::Source { reader, offset } => Ok(load(&reader, offset, self.len).await?.into()),
         }
+    }
+}
+
+/// What was loaded for a body, by file position, and the claim that covers it.
+#[derive(Default)]
+struct Loaded {
+    runs: BTreeMap<u64, Bytes>,
+    claimed_bytes: u64,
+    permit: Option<LoadPermit>,
+}
+
+impl Loaded {
+    fn bytes(&self) -> u64 {
+        self.runs.values().map(|bytes| bytes.len() as u64).sum()
+    }
+
+    /// What is there from `position` on.
+    fn at(&self, position: u64) -> Option<Bytes> {
+        let (start, bytes) = self.runs.range(..=position).next_back()?;
+        let skipped = (position - start) as usize;
+        (skipped < bytes.len()).then(|| bytes.slice(skipped..))
+    }
+
+    /// Where the next of it begins.
+    fn next_after(&self, position: u64) -> Option<u64> {
+        self.runs.range(position + 1..).next().map(|(start, _)| *start)
     }
 }
 
@@ -113,87 +155,130 @@ impl State {
             .collect()
     }
 
-    fn body_pieces(&mut self, range: ByteRange) -> Result<Vec<BodyPiece>> {
+    /// `range` in runs, with what was loaded of it already.
+    ///
+    /// # Errors
+    /// `Stale` where bytes cannot be read any more.
+    fn runs_to_send(&self, range: ByteRange, loaded: &Loaded) -> Result<Vec<Run>> {
         let lost = |what: &str| Error::new(ErrorKind::Stale, what.to_owned()).on(&self.id);
-        let (no_spool, no_source) = (lost("the spool file is gone"), lost("the source version is gone"));
-        let only_in_upload = lost("bytes are only in an upload that was left open");
-        let mut pieces = Vec::new();
-        for extent in self.extents_to_send(range) {
-            let len = extent.range.len();
-            pieces.push(match extent.backing {
-                Backing::Memory { chunk, offset } => BodyPiece::Memory(self.chunks.piece(chunk, offset, len)),
-                Backing::Zero => BodyPiece::Zero(len),
+        let map = self.sealed.as_ref().map_or(&self.map, |sealed| &sealed.map);
+        let mut runs = Vec::new();
+        let mut position = range.start;
+        while position < range.end {
+            if let Some(mut bytes) = loaded.at(position) {
+                bytes.truncate((range.end - position) as usize);
+                position += bytes.len() as u64;
+                runs.push(Run::Loaded(bytes));
+                continue;
+            }
+            let Some(extent) = map.at(position) else { break };
+            let end = loaded.next_after(position).unwrap_or(range.end);
+            let len = extent.range.end.min(range.end).min(end) - position;
+            let backing = extent.backing.advanced(position - extent.range.start);
+            let from = match backing {
+                Backing::Memory { chunk, offset } => {
+                    runs.push(Run::Memory { chunk, offset, len });
+                    None
+                }
+                Backing::Zero => {
+                    runs.push(Run::Zero { len });
+                    None
+                }
                 Backing::Spool { offset } => {
-                    let file = self.spool.clone().ok_or_else(|| no_spool.clone())?;
-                    BodyPiece::Spool { file, offset, len }
+                    let file = self.spool.clone();
+                    let file = file.ok_or_else(|| lost("the spool file is gone"))?;
+                    Some(From::Spool { file, offset })
                 }
                 Backing::Source(at) => {
-                    let source = self.source_of(at.source).ok_or_else(|| no_source.clone())?;
-                    BodyPiece::Source {
-                        reader: source.reader.clone(),
-                        offset: at.offset,
-                        len,
-                    }
+                    let source = self.source_of(at.source);
+                    let source = source.ok_or_else(|| lost("the source version is gone"))?;
+                    let (reader, offset) = (source.reader.clone(), at.offset);
+                    Some(From::Source { reader, offset })
                 }
-                Backing::Part { .. } => return Err(only_in_upload),
-            });
+                Backing::Part { .. } => return Err(lost("bytes are only in an upload that was left open")),
+            };
+            runs.extend(from.map(|from| Run::ToLoad(Load { position, len, from })));
+            position += len;
         }
-        Ok(pieces)
+        Ok(runs)
     }
 }
 
 impl File {
-    /// The bytes of `range` of what is being committed.
+    /// The bytes of `range` of what is sealed; `part`: the part that they are to be, whose bytes are in use from now on.
     ///
     /// # Errors
     /// `Stale` when the source version is gone; `LocalIo` when the spool cannot be read; `TimedOut` without memory.
-    pub(super) async fn body(&self, range: ByteRange) -> Result<Body> {
-        let mut claimed: Option<(u64, LoadPermit)> = None;
-        let (pieces, permit) = loop {
-            let needed: u64 = {
-                let extents = self.state().extents_to_send(range);
-                let is_loaded =
-                    |extent: &&Extent| matches!(extent.backing, Backing::Spool { .. } | Backing::Source(_));
-                extents
-                    .iter()
-                    .filter(is_loaded)
-                    .map(|extent| extent.range.len())
-                    .sum()
+    pub(super) async fn body(&self, range: ByteRange, part: Option<u32>) -> Result<Body> {
+        let mut loaded = Loaded::default();
+        loop {
+            let missing = match self.take_body(range, part, &mut loaded)? {
+                Ok(body) => return Ok(body),
+                Err(missing) => missing,
             };
-            if needed > claimed.as_ref().map_or(0, |(bytes, _)| *bytes) {
+            let needed_bytes = loaded.bytes() + missing.iter().map(|load| load.len).sum::<u64>();
+            if needed_bytes > loaded.claimed_bytes {
+                // The second time, all that may still move is claimed.
+                let claimed_bytes = if loaded.permit.is_none() {
+                    needed_bytes
+                } else {
+                    range.len()
+                };
                 // Given back before more is claimed: nobody waits while holding.
-                drop(claimed.take());
-                claimed = Some((needed, self.context.budget.acquire_for_load(needed).await?));
+                drop(std::mem::take(&mut loaded));
+                loaded.permit = Some(self.context.budget.acquire_for_load(claimed_bytes).await?);
+                loaded.claimed_bytes = claimed_bytes;
+                continue;
             }
-            let pieces = self.state().body_pieces(range)?;
-            let loads: u64 = pieces.iter().map(BodyPiece::loaded_bytes).sum();
-            if loads <= claimed.as_ref().map_or(0, |(bytes, _)| *bytes) {
-                break (pieces, claimed.map(|(_, permit)| permit));
-            }
-        };
-        let mut body = Body::new(permit);
-        for piece in pieces {
-            match piece {
-                BodyPiece::Memory(piece) => body.push(piece),
-                BodyPiece::Zero(len) => body.push_zeroes(len),
-                BodyPiece::Spool { file, offset, len } => {
-                    let mut data = Vec::with_capacity(len as usize);
-                    super::read_spool(file, offset, len, &mut data).await?;
-                    body.push(Piece {
-                        bytes: data.into(),
-                        checksum: None,
-                    });
-                }
-                BodyPiece::Source { reader, offset, len } => {
-                    let data = load(&reader, offset, len).await?;
-                    body.push(Piece {
-                        bytes: data.into(),
-                        checksum: None,
-                    });
-                }
+            for load in missing {
+                let position = load.position;
+                loaded.runs.insert(position, load.bytes().await?);
             }
         }
-        Ok(body)
+    }
+
+    /// The body, when all of it is in memory; else what is to be loaded first.
+    fn take_body(
+        &self,
+        range: ByteRange,
+        part: Option<u32>,
+        loaded: &mut Loaded,
+    ) -> Result<std::result::Result<Body, Vec<Load>>> {
+        let mut state = self.state();
+        let runs = state.runs_to_send(range, loaded)?;
+        let is_missing = runs.iter().any(|run| matches!(run, Run::ToLoad(_)));
+        let (mut pieces, mut missing) = (Vec::new(), Vec::new());
+        for run in runs {
+            match run {
+                Run::ToLoad(load) => missing.push(load),
+                // Not to be taken yet.
+                _ if is_missing => {}
+                Run::Memory { chunk, offset, len } => {
+                    pieces.push(BodyPiece::Bytes(state.chunks.piece(chunk, offset, len)));
+                }
+                Run::Zero { len } => pieces.push(BodyPiece::Zero(len)),
+                Run::Loaded(bytes) => pieces.push(BodyPiece::Bytes(Piece {
+                    bytes,
+                    checksum: None,
+                })),
+            }
+        }
+        if is_missing {
+            return Ok(Err(missing));
+        }
+        if let (Some(part), Some(upload)) = (part, &mut state.upload) {
+            upload.start(part);
+        }
+        drop(state);
+        // Summed without the lock.
+        let mut body = Body::new(loaded.permit.take());
+        for piece in pieces {
+            match piece {
+                BodyPiece::Bytes(piece) => body.push(piece),
+                BodyPiece::Zero(len) => body.push_zeroes(len),
+            }
+        }
+        Ok(Ok(body))
     }
 }
 

@@ -375,7 +375,7 @@ impl File {
             )
         };
         let headers = upload::with_tags(&self.context.client, &headers, &tags_of).await?;
-        let body = self.body(ByteRange::new(0, size_bytes)).await?;
+        let body = self.body(ByteRange::new(0, size_bytes), None).await?;
         let request = PutRequest {
             id,
             body: body.segments.clone(),
@@ -482,7 +482,6 @@ impl File {
             }
             let is_sent_from_here = !matches!(part.content, PartContent::Copy(..));
             upload.begin(part.number, part.range, is_cell && is_sent_from_here);
-            upload.start(part.number);
         }
         let result = self.send_part(link, part).await;
         let mut state = self.state();
@@ -501,7 +500,7 @@ impl File {
         let client = &self.context.client;
         let opened = link.opened(client, &self.context.spool).await?;
         let PartContent::Copy(source, range) = part.content else {
-            let body = self.body(part.range).await?;
+            let body = self.body(part.range, Some(part.number)).await?;
             let (segments, checksum) = (body.segments.clone(), body.checksum);
             return client
                 .upload_part(&link.target, &opened.upload, part.number, segments, checksum)
