@@ -326,12 +326,21 @@ impl Fs {
         self.tree.unpin(ino);
     }
 
-    /// The object is gone: nothing of it needs to be changed. By the holder of its turn.
+    /// The object is gone: nothing of it needs to be changed, but who still has it open sees the change. By the holder of
+    /// its turn.
     pub(crate) fn discard_edit(&self, ino: Ino) {
         lock(&self.edits.lost).pop(&ino);
-        if lock(&self.edits.waiting).remove(&ino).is_some() {
-            self.tree.unpin(ino);
+        let Some(waiting) = lock(&self.edits.waiting).remove(&ino) else {
+            return;
+        };
+        let open = self.files().get(&ino).cloned();
+        if let (Some(open), Ok(node)) = (open, self.tree.node(ino))
+            && node.unlinked
+        {
+            edit_content(&open, node.kind, &waiting.edit);
+            self.tree.assume_attributes(ino, open.file.attributes());
         }
+        self.tree.unpin(ino);
     }
 
     /// Everything that waits. Returns one line for each failure.

@@ -213,6 +213,49 @@ impl Driver {
         flushed
     }
 
+    /// copy_file_range(2) until nothing is left, as programs do; how much that was.
+    pub async fn copy_range(
+        &self,
+        (from, from_offset): (&Descriptor, usize),
+        (to, to_offset): (&Descriptor, usize),
+        len: usize,
+    ) -> Outcome<usize> {
+        let mut done = 0;
+        while done < len {
+            let from_here = (from.number, (from_offset + done) as u64);
+            let to_there = (to.number, (to_offset + done) as u64);
+            let copied = self.fs.copy_range(from_here, to_there, (len - done) as u64).await;
+            match copied.map_err(|error| self.failed(&error))? {
+                0 => break,
+                copied => done += copied as usize,
+            }
+        }
+        Ok(done)
+    }
+
+    pub async fn allocate(
+        &self,
+        descriptor: &Descriptor,
+        offset: usize,
+        len: usize,
+        mode: i32,
+    ) -> Outcome<()> {
+        let allocated = self
+            .fs
+            .allocate(descriptor.number, offset as u64, len as u64, mode)
+            .await;
+        allocated.map_err(|error| self.failed(&error))
+    }
+
+    /// lseek(2) with SEEK_DATA or SEEK_HOLE; `None` for ENXIO.
+    pub fn seek(&self, descriptor: &Descriptor, offset: usize, data: bool) -> Outcome<Option<usize>> {
+        match self.fs.seek_data_or_hole(descriptor.number, offset as u64, data) {
+            Ok(found) => Ok(Some(found as usize)),
+            Err(error) if error.errno() == libc::ENXIO => Ok(None),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
     async fn change(&self, path: &str, change: Change) -> Outcome<Attr> {
         self.retrying(async || {
             let node = self.find(path).await?;

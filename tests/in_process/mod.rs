@@ -20,6 +20,7 @@ use driver::Driver;
 use pailfs::base::attributes::MetadataFormat;
 use pailfs::base::limits::MIB;
 use pailfs::base::mount_config::{AttributesMode, OnConflict, Source};
+use pailfs::cache::blocks::BlockCache;
 use pailfs::embedded::{Store, StoreOptions};
 use pailfs::fs::{Defaults, Fs, FsSettings};
 use pailfs::object::budget::Budget;
@@ -37,6 +38,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 pub const BUCKET: &str = "bucket";
+/// Where a mount keeps blocks, in its state directory.
+const BLOCKS: &str = "blocks";
 
 /// Bytes under way in each direction of one connection.
 const CONNECTION_BYTES: usize = 256 * 1024;
@@ -51,6 +54,9 @@ pub struct Options {
     pub memory_bytes: u64,
     /// False: the endpoint is taken for S3 itself.
     pub probing: bool,
+    pub on_conflict: OnConflict,
+    /// Limit of the cache of contents on disk; `None` without one.
+    pub disk_cache_bytes: Option<u64>,
 }
 
 impl Default for Options {
@@ -60,6 +66,8 @@ impl Default for Options {
             stall_timeout: Duration::from_secs(30),
             memory_bytes: 32 * MIB,
             probing: false,
+            on_conflict: OnConflict::Keep,
+            disk_cache_bytes: None,
         }
     }
 }
@@ -168,6 +176,9 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf) -> Arc<Fs>
     let client = Client::with_dialer(client_options(store, options), metrics, dialer(store))
         .await
         .expect("valid options");
+    let disk_cache = options.disk_cache_bytes.map(|limit_bytes| {
+        BlockCache::open(&state_dir.join(BLOCKS), limit_bytes, "store").expect("a directory for blocks")
+    });
     let (spool, leftovers) = Spool::open(&state_dir, "s3://bucket at test").expect("a state directory");
     // Nobody listens: there is no kernel with caches.
     let (invalidations, _) = mpsc::unbounded_channel();
@@ -184,10 +195,10 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf) -> Arc<Fs>
     };
     let tree = Tree::new(client.clone(), settings, invalidations);
     let context = Arc::new(FileContext {
-        on_conflict: OnConflict::Keep,
+        on_conflict: options.on_conflict,
         client,
         budget: Budget::new(options.memory_bytes, options.stall_timeout),
-        disk_cache: None,
+        disk_cache,
         spool: spool.clone(),
         metadata_format: MetadataFormat::Aws,
         stall_timeout: options.stall_timeout,
@@ -268,5 +279,15 @@ impl Mount {
 
     pub fn state_dir(&self) -> &Path {
         &self.state_dir
+    }
+
+    /// The files of its cache on disk.
+    pub fn cached_files(&self) -> Vec<PathBuf> {
+        let blocks = self.state_dir.join(BLOCKS);
+        let places = ["kept", "probation"].map(|place| std::fs::read_dir(blocks.join(place)));
+        let entries = places.into_iter().flatten().flatten().flatten();
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        files.sort();
+        files
     }
 }

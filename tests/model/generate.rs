@@ -9,6 +9,14 @@ use std::time::{Duration, UNIX_EPOCH};
 const NAMES: [&str; 5] = ["a", "b", "c", "d.txt", "e é"];
 const MAX_DEPTH: usize = 3;
 const MAX_HANDLES: usize = 6;
+/// Modes of fallocate(2).
+const ALLOCATIONS: [i32; 5] = [
+    0,
+    libc::FALLOC_FL_KEEP_SIZE,
+    libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+    libc::FALLOC_FL_ZERO_RANGE,
+    libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE,
+];
 /// More than what an open fetches whole.
 const LARGE: usize = (1 << 20) + 70_000;
 
@@ -17,8 +25,10 @@ pub struct Generator {
     /// One file in so many is uploaded in parts.
     pub huge_one_in: usize,
     /// Without: no operation that changes attributes only. Under one ETag, within one second of the store's clock, other
-    /// machines cannot notice them.
+    /// machines cannot notice them; and a crash within a second loses them.
     pub with_attributes: bool,
+    /// Copies between open files, which may be in the bucket before they are closed.
+    pub with_copies: bool,
 }
 
 impl Generator {
@@ -27,6 +37,7 @@ impl Generator {
             last_handle: 1 << 32,
             huge_one_in,
             with_attributes,
+            with_copies: false,
         }
     }
 
@@ -91,6 +102,12 @@ impl Generator {
         let handles = reference.handles(machine);
         if !handles.is_empty() && random.one_in(2) {
             let (handle, flags, size) = handles[random.below(handles.len())];
+            if self.with_copies
+                && random.one_in(4)
+                && let Some(copy) = Self::copy(random, reference, machine)
+            {
+                return copy;
+            }
             return self.on_handle(random, handle, flags, size, handles.len());
         }
         if handles.len() < MAX_HANDLES && random.one_in(6) {
@@ -116,7 +133,7 @@ impl Generator {
     ) -> Operation {
         let access = flags & libc::O_ACCMODE;
         let (reads, writes) = (access != libc::O_WRONLY, access != libc::O_RDONLY);
-        match random.below(14) {
+        match random.below(16) {
             0..=3 if writes => {
                 let offset = Self::offset(random, size);
                 Operation::Write {
@@ -141,12 +158,67 @@ impl Generator {
                     size: if new == size { size + 1 } else { new },
                 }
             }
+            14 if writes => Operation::Allocate {
+                handle,
+                offset: Self::offset(random, size),
+                len: random.within(1..400_000),
+                mode: ALLOCATIONS[random.below(ALLOCATIONS.len())],
+            },
+            15 => Operation::Seek {
+                handle,
+                offset: Self::offset(random, size),
+                data: random.one_in(2),
+            },
             9 => Operation::Flush { handle },
             10 if random.one_in(2) => Operation::Sync { handle },
             11 => Operation::StatHandle { handle },
             _ if open > 2 || random.one_in(3) => Operation::Close { handle },
             _ => Operation::StatHandle { handle },
         }
+    }
+
+    /// copy_file_range(2) as the kernel lets it through: not onto itself, and not through handles that append.
+    fn copy(random: &mut Random, reference: &Reference, machine: usize) -> Option<Operation> {
+        let handles = reference.handles(machine);
+        let access = |flags: i32| flags & libc::O_ACCMODE;
+        let reading: Vec<_> = handles
+            .iter()
+            .filter(|(_, flags, _)| access(*flags) != libc::O_WRONLY)
+            .collect();
+        let writing: Vec<_> = handles
+            .iter()
+            .filter(|(_, flags, _)| access(*flags) != libc::O_RDONLY && flags & libc::O_APPEND == 0)
+            .collect();
+        let (from, _, from_size) = **random.pick(&reading)?;
+        let (to, _, to_size) = **random.pick(&writing)?;
+        let from_offset = if random.one_in(2) {
+            0
+        } else {
+            random.below(from_size + 1)
+        };
+        let to_offset = if random.one_in(3) {
+            0
+        } else {
+            Self::offset(random, to_size)
+        };
+        let mut len = if random.one_in(2) {
+            usize::MAX >> 1
+        } else {
+            random.within(1..400_000)
+        };
+        if reference.has_same_content(machine, from, to) {
+            // What it appends to itself is not copied again.
+            len = len
+                .min(from_offset.abs_diff(to_offset))
+                .min(from_size - from_offset);
+        }
+        (len > 0).then_some(Operation::Copy {
+            from,
+            from_offset,
+            to,
+            to_offset,
+            len,
+        })
     }
 
     fn flags(random: &mut Random) -> i32 {

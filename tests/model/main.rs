@@ -14,9 +14,13 @@ mod simulation;
 
 use generate::Generator;
 use in_process::Options;
+use pailfs::base::mount_config::OnConflict;
 use pailfs::embedded::Operation as Request;
 use pailfs::tree::node::Kind;
 use simulation::{LONG, Simulation};
+
+/// A few files of the model.
+const DISK_CACHE_BYTES: u64 = 4 << 20;
 
 /// What happens beside plain operations, each once in so many steps; 0: never.
 #[derive(Clone, Copy, Default)]
@@ -29,6 +33,11 @@ struct Mix {
     unmounts: usize,
     races: usize,
     probing: bool,
+    /// Copies between open files. One machine only, and nobody else: what copies may be in the bucket early.
+    copies: bool,
+    /// A cache of contents on disk, and harm to its files once in so many steps.
+    cache_damages: usize,
+    on_conflict: OnConflict,
 }
 
 fn seeds(default: &[u64]) -> Vec<u64> {
@@ -50,10 +59,13 @@ fn run(mix: Mix, default_seeds: &[u64], default_steps: usize) {
         println!("PAILFS_MODEL_SEED={seed}");
         let options = Options {
             probing: mix.probing,
+            on_conflict: mix.on_conflict,
+            disk_cache_bytes: (mix.cache_damages > 0).then_some(DISK_CACHE_BYTES),
             ..Options::default()
         };
         let mut simulation = Simulation::new(seed, mix.machines, options);
-        let mut generator = Generator::new(8, mix.machines == 1);
+        let mut generator = Generator::new(8, mix.machines == 1 && mix.crashes == 0);
+        generator.with_copies = mix.copies;
         for _ in 0..steps(default_steps) {
             simulation.begin_step();
             step(&mut simulation, &mut generator, mix);
@@ -77,6 +89,9 @@ fn step(simulation: &mut Simulation, generator: &mut Generator, mix: Mix) {
     if now(mix.unmounts) {
         return simulation.unmount(machine);
     }
+    if now(mix.cache_damages) {
+        return simulation.damage(machine);
+    }
     if now(mix.races) {
         return races::meet(simulation, machine);
     }
@@ -96,7 +111,9 @@ fn step(simulation: &mut Simulation, generator: &mut Generator, mix: Mix) {
     let cut_off = now(mix.crashes_inside);
     let lossy = now(mix.lost_replies);
     let operation = generator.next(&mut simulation.random, &simulation.reference, machine);
-    if meets_others(simulation, mix, machine, &operation) {
+    let paths = Generator::paths_of(&operation);
+    let is_haunted = |path: &&str| simulation.reference.is_haunted(machine, path);
+    if paths.iter().any(is_haunted) || meets_others(simulation, mix, machine, &operation) {
         return;
     }
     if cut_off && !Generator::paths_of(&operation).is_empty() && !opens(&operation) {
@@ -214,6 +231,46 @@ fn caches_and_open_files_never_win_against_the_bucket() {
         ..Mix::default()
     };
     run(mix, &[41, 42], 150);
+}
+
+#[test]
+fn copies_between_open_files_are_copies_whatever_becomes_of_the_source() {
+    let mix = Mix {
+        machines: 1,
+        copies: true,
+        lost_replies: 6,
+        crashes: 80,
+        unmounts: 150,
+        ..Mix::default()
+    };
+    run(mix, &[61, 62], 400);
+}
+
+#[test]
+fn a_cache_on_disk_never_changes_what_is_read() {
+    let mix = Mix {
+        machines: 2,
+        remote_changes: 15,
+        races: 12,
+        unmounts: 60,
+        crashes: 120,
+        cache_damages: 4,
+        ..Mix::default()
+    };
+    run(mix, &[71, 72], 300);
+}
+
+#[test]
+fn who_loses_is_told_what_became_of_it() {
+    for (seed, on_conflict) in (81..).zip([OnConflict::Copy, OnConflict::Fail, OnConflict::Overwrite]) {
+        let mix = Mix {
+            machines: 1,
+            races: 3,
+            on_conflict,
+            ..Mix::default()
+        };
+        run(mix, &[seed], 150);
+    }
 }
 
 #[test]

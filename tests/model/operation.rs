@@ -31,6 +31,26 @@ pub enum Operation {
         handle: HandleId,
         size: usize,
     },
+    /// fallocate(2) with its modes.
+    Allocate {
+        handle: HandleId,
+        offset: usize,
+        len: usize,
+        mode: i32,
+    },
+    /// lseek(2): for data, or for a hole.
+    Seek {
+        handle: HandleId,
+        offset: usize,
+        data: bool,
+    },
+    Copy {
+        from: HandleId,
+        from_offset: usize,
+        to: HandleId,
+        to_offset: usize,
+        len: usize,
+    },
     Flush {
         handle: HandleId,
     },
@@ -101,6 +121,16 @@ pub enum Value {
     Bytes(Vec<u8>),
     Names(BTreeMap<String, Kind>),
     Text(String),
+    /// How many bytes were copied.
+    Count(usize),
+    /// What lseek found; `None` for ENXIO.
+    Place(Option<usize>),
+    /// For the reference: what lseek may find are places in these bytes, which are the whole file.
+    PlaceIn {
+        bytes: Vec<u8>,
+        offset: usize,
+        data: bool,
+    },
     /// `mtime`: `None` where it is not determined.
     Stat {
         kind: Kind,
@@ -123,8 +153,22 @@ impl Value {
                     mtime: None,
                 },
             ) => (kind, size, mode) == (k, s, m),
+            (Self::Place(found), Self::PlaceIn { bytes, offset, data }) => {
+                is_place(*found, bytes, *offset, *data)
+            }
             _ => self == expected,
         }
+    }
+}
+
+/// Whatever is zero may be a hole or not; whatever is not zero is none.
+fn is_place(found: Option<usize>, bytes: &[u8], offset: usize, data: bool) -> bool {
+    let is_zero = |from: usize, to: usize| bytes[from..to].iter().all(|byte| *byte == 0);
+    match found {
+        None if data => offset >= bytes.len() || is_zero(offset, bytes.len()),
+        None => offset >= bytes.len(),
+        Some(at) if data => offset <= at && at < bytes.len() && is_zero(offset, at),
+        Some(at) => offset <= at && (at == bytes.len() || at < bytes.len() && bytes[at] == 0),
     }
 }
 
@@ -166,6 +210,40 @@ pub async fn execute(driver: &Driver, descriptors: &Descriptors, operation: &Ope
             let truncated = driver.ftruncate(&descriptor, *size).await;
             put(handle, descriptor);
             nothing(truncated)
+        }
+        Operation::Allocate {
+            handle,
+            offset,
+            len,
+            mode,
+        } => {
+            let descriptor = take(handle);
+            let allocated = driver.allocate(&descriptor, *offset, *len, *mode).await;
+            put(handle, descriptor);
+            nothing(allocated)
+        }
+        Operation::Seek { handle, offset, data } => {
+            let descriptor = take(handle);
+            let found = driver.seek(&descriptor, *offset, *data);
+            put(handle, descriptor);
+            found.map(Value::Place)
+        }
+        Operation::Copy {
+            from,
+            from_offset,
+            to,
+            to_offset,
+            len,
+        } => {
+            let source = take(from);
+            let target = (from != to).then(|| take(to));
+            let into = (target.as_ref().unwrap_or(&source), *to_offset);
+            let copied = driver.copy_range((&source, *from_offset), into, *len).await;
+            if let Some(target) = target {
+                put(to, target);
+            }
+            put(from, source);
+            copied.map(Value::Count)
         }
         Operation::Flush { handle } => {
             let descriptor = take(handle);
@@ -238,6 +316,20 @@ impl fmt::Debug for Operation {
             Self::Read { handle, offset, len } => write!(f, "read #{handle} {offset}+{len}"),
             Self::Write { handle, offset, data } => write!(f, "write #{handle} {offset}+{}", data.len()),
             Self::TruncateHandle { handle, size } => write!(f, "ftruncate #{handle} {size}"),
+            Self::Allocate {
+                handle,
+                offset,
+                len,
+                mode,
+            } => write!(f, "fallocate #{handle} {offset}+{len} mode {mode:#x}"),
+            Self::Seek { handle, offset, data } => write!(f, "lseek #{handle} {offset} data={data}"),
+            Self::Copy {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                len,
+            } => write!(f, "copy #{from} {from_offset}+{len} to #{to} {to_offset}"),
             Self::Flush { handle } => write!(f, "flush #{handle}"),
             Self::Sync { handle } => write!(f, "fsync #{handle}"),
             Self::StatHandle { handle } => write!(f, "fstat #{handle}"),
@@ -281,6 +373,15 @@ impl fmt::Debug for Value {
             }
             Self::Names(names) => write!(f, "{names:?}"),
             Self::Text(text) => write!(f, "{text:?}"),
+            Self::Count(count) => write!(f, "{count} bytes"),
+            Self::Place(place) => write!(f, "{place:?}"),
+            Self::PlaceIn { bytes, offset, data } => {
+                write!(
+                    f,
+                    "a place (data={data}) from {offset} on in {} bytes",
+                    bytes.len()
+                )
+            }
             Self::Stat {
                 kind,
                 size,

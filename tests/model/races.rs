@@ -10,6 +10,9 @@ use super::operation::{Operation, Value};
 use super::reference::{Entry, parent_of};
 use super::simulation::{Simulation, errno_name};
 use crate::in_process::driver::Outcome;
+use pailfs::base::mount_config::OnConflict;
+use pailfs::spool::ConflictForm;
+use pailfs::spool::conflicts::KeptConflict;
 
 const HANDLE: u64 = 1;
 
@@ -97,8 +100,20 @@ pub fn meet(simulation: &mut Simulation, machine: usize) {
         _ => directory_filled(simulation, machine),
     }
     simulation.wait_for_caches();
+    if simulation.world.options.on_conflict == OnConflict::Copy {
+        adopt_copies(simulation);
+    }
     simulation.compare_bucket();
     simulation.compare_tree(machine);
+}
+
+/// What lost is beside the object that it lost against.
+fn adopt_copies(simulation: &mut Simulation) {
+    for (key, stored) in simulation.world.remote.snapshot() {
+        if key.contains(".conflict-") && !simulation.reference.bucket.contains_key(&key) {
+            simulation.adopt(&key, &stored);
+        }
+    }
 }
 
 /// Operations on a path whose object was replaced behind the mount's back: as if the mount had known.
@@ -133,20 +148,22 @@ fn overwritten(simulation: &mut Simulation, machine: usize) {
         },
         6 => Operation::Chmod { path, mode: 0o600 },
         7 => Operation::WriteFile { path, flags: 0, data },
-        _ => return write_truncating(simulation, machine, path, data),
+        _ => {
+            let flags = if simulation.random.one_in(2) {
+                libc::O_CREAT
+            } else {
+                0
+            };
+            return write_truncating(simulation, machine, path, flags, data);
+        }
     };
     let _ = simulation.both(machine, &operation);
 }
 
 /// O_TRUNC over a version that is newer than what the mount knew, but older than the open: ours, unless the store's
 /// clock (whole seconds) cannot tell.
-fn write_truncating(simulation: &mut Simulation, machine: usize, path: String, data: Vec<u8>) {
-    let flags = libc::O_TRUNC
-        | if simulation.random.one_in(2) {
-            libc::O_CREAT
-        } else {
-            0
-        };
+fn write_truncating(simulation: &mut Simulation, machine: usize, path: String, flags: i32, data: Vec<u8>) {
+    let flags = flags | libc::O_TRUNC;
     let operation = Operation::WriteFile { path, flags, data };
     let outcome = simulation.execute(machine, &operation);
     expect(
@@ -212,12 +229,12 @@ fn deleted(simulation: &mut Simulation, machine: usize) {
         }
     };
     let outcome = simulation.execute(machine, &operation);
-    expect(
-        simulation,
-        "an operation on a deleted object",
-        &outcome,
-        &[Err(libc::ENOENT)],
-    );
+    let mut allowed = vec![Err(libc::ENOENT)];
+    if matches!(operation, Operation::Chmod { .. }) {
+        // Changed later, which then fails: the log tells.
+        allowed.push(Ok(Value::Nothing));
+    }
+    expect(simulation, "an operation on a deleted object", &outcome, &allowed);
 }
 
 /// Creating what somebody else has created a moment ago: their object stays, and the loser is told.
@@ -262,11 +279,21 @@ fn created(simulation: &mut Simulation, machine: usize) {
                 &allowed,
             );
             if outcome.is_ok() {
-                let _ = simulation.reference.apply(machine, &operation);
+                let Operation::WriteFile { path, data, .. } = &operation else {
+                    return;
+                };
+                let stored = simulation.world.remote.get(path).map(|stored| stored.bytes);
+                let is_overwritten = simulation.world.options.on_conflict == OnConflict::Overwrite
+                    && stored.as_ref() == Some(data);
+                if is_overwritten {
+                    simulation.reference.put(path, data);
+                } else {
+                    let _ = simulation.reference.apply(machine, &operation);
+                }
             }
             return;
         }
-        2 => return write_truncating(simulation, machine, path, data),
+        2 => return write_truncating(simulation, machine, path, libc::O_CREAT, data),
         3 => (
             Operation::Symlink {
                 path,
@@ -379,13 +406,15 @@ fn overwritten_while_open(simulation: &mut Simulation, machine: usize) {
             &[Ok(Value::Nothing)],
         );
     }
-    let synced = simulation.execute(machine, &Operation::Sync { handle: HANDLE });
-    expect(
-        simulation,
-        "committing over a newer object",
-        &synced,
-        &[Err(libc::ESTALE)],
-    );
+    if commit_over_a_newer_object(simulation, machine, &path, &mine) {
+        let closed = simulation.execute(machine, &Operation::Close { handle: HANDLE });
+        return expect(
+            simulation,
+            "closing what overwrote",
+            &closed,
+            &[Ok(Value::Nothing)],
+        );
+    }
     if simulation.random.one_in(2) {
         // What is written after that has no place in the bucket either, and must not be called safe.
         let write = Operation::Write {
@@ -415,6 +444,86 @@ fn overwritten_while_open(simulation: &mut Simulation, machine: usize) {
             &closed,
             &[Ok(Value::Nothing), Err(libc::ESTALE)],
         );
+    }
+}
+
+/// The commit of `mine`, which began with a version that was replaced: refused, with what was written kept as the user
+/// wants it. True when it replaced the newer object, as the user may want too.
+fn commit_over_a_newer_object(simulation: &mut Simulation, machine: usize, path: &str, mine: &[u8]) -> bool {
+    let on_conflict = simulation.world.options.on_conflict;
+    let before = simulation.conflicts(machine);
+    let synced = simulation.execute(machine, &Operation::Sync { handle: HANDLE });
+    if synced == Ok(Value::Nothing) && on_conflict == OnConflict::Overwrite {
+        adopt_committed(simulation, path, mine);
+        return true;
+    }
+    expect(
+        simulation,
+        "committing over a newer object",
+        &synced,
+        &[Err(libc::ESTALE)],
+    );
+    let kept = simulation.conflicts(machine);
+    let mut new = kept.iter().filter(|kept| !before.contains(kept));
+    let (first, second) = (new.next(), new.next());
+    if on_conflict == OnConflict::Fail {
+        if first.is_some() {
+            simulation.fail("kept though it was to be dropped");
+        }
+        return false;
+    }
+    let (Some(new), None) = (first, second) else {
+        simulation.fail(&format!("not one conflict was kept: {first:?} {second:?}"))
+    };
+    check_kept(simulation, new, mine);
+    let is_whole = matches!(new.conflict.form, ConflictForm::Whole { .. });
+    if on_conflict == OnConflict::Copy {
+        let (stem, _) = path.rsplit_once('.').unwrap_or((path, ""));
+        let is_new = |key: &String| {
+            key.starts_with(&format!("{stem}.conflict-")) && !simulation.reference.bucket.contains_key(key)
+        };
+        let copy = simulation.world.remote.keys().into_iter().find(is_new);
+        match copy.map(|key| (simulation.world.remote.get(&key), key)) {
+            Some((Some(stored), key)) if stored.bytes == mine => simulation.adopt(&key, &stored),
+            None if !is_whole => {}
+            _ => simulation.fail("what lost is not beside the object"),
+        }
+    }
+    false
+}
+
+/// The bucket must have these bytes; which attributes it has depends on whose version they came behind.
+fn adopt_committed(simulation: &mut Simulation, path: &str, bytes: &[u8]) {
+    match simulation.world.remote.get(path) {
+        Some(stored) if stored.bytes == bytes => simulation.adopt(path, &stored),
+        other => simulation.fail(&format!(
+            "{path:?}: {:?} bytes instead of the {} that were committed",
+            other.map(|stored| stored.bytes.len()),
+            bytes.len()
+        )),
+    }
+}
+
+/// All that was written must be in what was kept.
+fn check_kept(simulation: &Simulation, kept: &KeptConflict, mine: &[u8]) {
+    let bytes = kept.bytes.as_ref().map(std::fs::read);
+    let Some(Ok(bytes)) = bytes else {
+        simulation.fail(&format!("the kept bytes cannot be read: {bytes:?}"))
+    };
+    let is_right = match &kept.conflict.form {
+        ConflictForm::Whole { .. } => bytes == mine,
+        ConflictForm::Patch { runs, .. } => {
+            let mut rest = &bytes[..];
+            runs.iter().all(|(start, len)| {
+                let (run, behind) = rest.split_at((*len as usize).min(rest.len()));
+                rest = behind;
+                mine.get(*start as usize..(*start + *len) as usize) == Some(run)
+            })
+        }
+        ConflictForm::OpenUpload { .. } => false,
+    };
+    if !is_right {
+        simulation.fail("what was kept is not what was written");
     }
 }
 
@@ -454,7 +563,7 @@ fn appended_to_while_open(simulation: &mut Simulation, machine: usize) {
             &synced,
             &[Ok(Value::Nothing)],
         );
-        simulation.reference.put(&path, &all);
+        adopt_committed(simulation, &path, &all);
         let read = simulation.execute(
             machine,
             &Operation::Read {

@@ -4,6 +4,9 @@
 //!    [`Reference::view`].
 //! 2. The content of an open file is shared by its handles and outlives its name: [`Content`].
 //! 3. What a commit puts into the bucket, and when: [`Reference::commit`].
+//! 4. What copies from a file is committed before that file's version goes; whether a copy was one of a version, or of bytes
+//!    in memory, is for the filesystem to say. So a copy that waits for its commit may be in the bucket already, as it was
+//!    after any operation since: [`Early`].
 //!
 //! Only operations of one machine at a time on one file are defined here; what happens when two meet is told where the
 //! meeting is arranged.
@@ -51,6 +54,42 @@ struct Content {
     handles: usize,
     /// The object that is to be deleted with the last handle: path and version.
     hides: Option<(String, u64)>,
+    /// It has bytes of another file since its last commit.
+    early: Option<Early>,
+}
+
+/// What the bucket may show of a file that is not committed yet: one of these contents, under one of these names.
+#[derive(Clone, Default)]
+struct Early {
+    contents: Vec<Arc<Vec<u8>>>,
+    paths: Vec<String>,
+}
+
+impl Content {
+    fn place(&mut self, offset: usize, data: &[u8]) {
+        self.note_early();
+        let end = offset + data.len();
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        self.bytes[offset..end].copy_from_slice(data);
+        self.mtime = None;
+        self.is_dirty = true;
+        self.note_early();
+    }
+
+    /// Content or name changed.
+    fn note_early(&mut self) {
+        let Some(early) = &mut self.early else { return };
+        if early.contents.last().is_none_or(|last| **last != self.bytes) {
+            early.contents.push(Arc::new(self.bytes.clone()));
+        }
+        if let Some(path) = &self.path
+            && !early.paths.contains(path)
+        {
+            early.paths.push(path.clone());
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -241,6 +280,39 @@ impl Reference {
             .collect()
     }
 
+    pub fn has_same_content(&self, machine: usize, one: HandleId, other: HandleId) -> bool {
+        self.content_of(machine, one) == self.content_of(machine, other)
+    }
+
+    /// True when these bytes may be at a path though nobody has committed them.
+    pub fn may_be_early(&self, path: &str, bytes: &[u8]) -> bool {
+        let contents = self.machines.iter().flat_map(|machine| machine.contents.values());
+        let mut early = contents.filter_map(|content| content.early.as_ref());
+        early.any(|early| {
+            early.paths.iter().any(|known| known == path)
+                && early.contents.iter().any(|content| content[..] == *bytes)
+        })
+    }
+
+    /// What is at a path is right.
+    pub fn adopt(&mut self, path: &str, bytes: &[u8], mode: Option<u32>) {
+        let file = File {
+            bytes: Arc::new(bytes.to_vec()),
+            mode,
+            mtime: None,
+            version: self.number(),
+        };
+        self.bucket.insert(path.to_owned(), Entry::File(file));
+    }
+
+    /// True for the name of a removed directory while something in it that was unlinked is still open: the bucket has both
+    /// then, and what takes the name is shown under an escaped one.
+    pub fn is_haunted(&self, machine: usize, path: &str) -> bool {
+        let contents = self.machines[machine].contents.values();
+        let mut hidden = contents.filter_map(|content| content.hides.as_ref());
+        self.kind(machine, path) != Some(Kind::Directory) && hidden.any(|(hidden, _)| is_below(hidden, path))
+    }
+
     /// True when something at or below a path was unlinked while it was open.
     pub fn hides_below(&self, machine: usize, path: &str) -> bool {
         self.machines[machine].contents.values().any(|content| {
@@ -262,6 +334,27 @@ impl Reference {
             Operation::TruncateHandle { handle, size } => {
                 let content = self.content_of(machine, *handle);
                 self.resize(machine, content, *size);
+            }
+            Operation::Allocate {
+                handle,
+                offset,
+                len,
+                mode,
+            } => self.allocate(machine, *handle, (*offset, *len), *mode),
+            Operation::Seek { handle, offset, data } => {
+                let bytes = self.content_bytes(machine, *handle).to_vec();
+                let (offset, data) = (*offset, *data);
+                return Ok(Value::PlaceIn { bytes, offset, data });
+            }
+            Operation::Copy {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                len,
+            } => {
+                let copied = self.copy(machine, (*from, *from_offset), (*to, *to_offset), *len);
+                return Ok(Value::Count(copied));
             }
             Operation::Flush { handle } => {
                 if self.machines[machine].handles[handle].commits() {
@@ -366,6 +459,7 @@ impl Reference {
             is_local: true,
             handles: 0,
             hides: None,
+            early: None,
         };
         self.machines[machine].contents.insert(number, content);
         number
@@ -389,13 +483,18 @@ impl Reference {
             is_local: false,
             handles: 0,
             hides: None,
+            early: None,
         };
         self.machines[machine].contents.insert(number, content);
         number
     }
 
+    fn content_bytes(&self, machine: usize, handle: HandleId) -> &[u8] {
+        &self.machines[machine].contents[&self.content_of(machine, handle)].bytes
+    }
+
     fn read(&self, machine: usize, handle: HandleId, offset: usize, len: usize) -> Value {
-        let bytes = &self.machines[machine].contents[&self.content_of(machine, handle)].bytes;
+        let bytes = self.content_bytes(machine, handle);
         let start = offset.min(bytes.len());
         let end = start.saturating_add(len).min(bytes.len());
         Value::Bytes(bytes[start..end].to_vec())
@@ -414,13 +513,43 @@ impl Reference {
         } else {
             offset
         };
-        let end = offset + data.len();
-        if content.bytes.len() < end {
-            content.bytes.resize(end, 0);
+        content.place(offset, data);
+    }
+
+    fn copy(
+        &mut self,
+        machine: usize,
+        (from, from_offset): (HandleId, usize),
+        (to, to_offset): (HandleId, usize),
+        len: usize,
+    ) -> usize {
+        let Value::Bytes(data) = self.read(machine, from, from_offset, len) else {
+            unreachable!("a read returns bytes")
+        };
+        let is_same = self.has_same_content(machine, from, to);
+        let number = self.content_of(machine, to);
+        let target = self.content(machine, number);
+        if !data.is_empty() {
+            if !is_same {
+                target.early.get_or_insert_default();
+            }
+            target.place(to_offset, &data);
         }
-        content.bytes[offset..end].copy_from_slice(data);
-        content.mtime = None;
-        content.is_dirty = true;
+        data.len()
+    }
+
+    fn allocate(&mut self, machine: usize, handle: HandleId, (offset, len): (usize, usize), mode: i32) {
+        let number = self.content_of(machine, handle);
+        let end = offset + len;
+        let size = self.content(machine, number).bytes.len();
+        if mode & libc::FALLOC_FL_KEEP_SIZE == 0 && end > size {
+            self.resize(machine, number, end);
+        }
+        let content = self.content(machine, number);
+        let end = end.min(content.bytes.len());
+        if mode & !libc::FALLOC_FL_KEEP_SIZE != 0 && offset < end {
+            content.place(offset, &vec![0; end - offset]);
+        }
     }
 
     fn resize(&mut self, machine: usize, number: u64, size: usize) {
@@ -428,6 +557,7 @@ impl Reference {
         content.is_dirty = true;
         content.bytes.resize(size, 0);
         content.mtime = None;
+        content.note_early();
     }
 
     fn commit(&mut self, machine: usize, number: u64) {
@@ -438,6 +568,7 @@ impl Reference {
         };
         content.is_dirty = false;
         content.is_local = false;
+        content.early = None;
         let file = File {
             bytes: Arc::new(content.bytes.clone()),
             mode: content.mode,
@@ -646,7 +777,9 @@ impl Reference {
             self.drop_if_closed(machine, number);
         }
         if let Some(number) = moved {
-            self.content(machine, number).path = Some(to.to_owned());
+            let content = self.content(machine, number);
+            content.path = Some(to.to_owned());
+            content.note_early();
             if is_local && no_replace {
                 self.commit(machine, number);
             }
@@ -686,6 +819,8 @@ impl Reference {
             .bucket
             .keys()
             .filter(|path| *path == from || is_below(path, from))
+            // What was unlinked here while it was open stays where it is, until the last handle is closed.
+            .filter(|path| !self.is_hidden(machine, path))
             .cloned()
             .collect();
         for path in moved {

@@ -72,6 +72,33 @@ fn a_mode_that_is_set_on_an_open_file_survives_its_next_commit() {
 }
 
 #[test]
+fn a_mode_that_was_set_before_an_unlink_is_that_of_the_open_file() {
+    for replaced in [false, true] {
+        let story = Story::new(&[("f", b"old"), ("other", b"other")]);
+        let driver = &story.mount.driver;
+        let descriptor = story.open("f", libc::O_RDWR);
+        let gone = story.mount.run("chmod and unlink", async {
+            driver.chmod("f", 0o600).await?;
+            if replaced {
+                driver.rename("other", "f", false).await
+            } else {
+                driver.unlink("f").await
+            }
+        });
+        assert_eq!(gone, Ok(()));
+        let mode = || {
+            let attr = story.mount.run("fstat", driver.fstat(&descriptor));
+            attr.expect("an open file").mode & 0o7777
+        };
+        assert_eq!(mode(), 0o600, "replaced: {replaced}");
+        story.write(&descriptor, b"new");
+        assert_eq!(mode(), 0o600, "written, replaced: {replaced}");
+        assert_eq!(story.close(descriptor), Ok(()));
+        assert_eq!(story.bytes("f").as_deref(), replaced.then_some(&b"other"[..]));
+    }
+}
+
+#[test]
 fn what_is_written_after_a_conflict_is_not_called_safe() {
     let story = Story::new(&[("f", b"old")]);
     let descriptor = story.open("f", libc::O_RDWR);

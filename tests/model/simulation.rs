@@ -13,11 +13,14 @@ use crate::in_process::random::Random;
 use crate::in_process::remote::Stored;
 use crate::in_process::{Mount, Options, World};
 use pailfs::embedded::{Fault, Operation as Request, When};
+use pailfs::spool::conflicts::{self, KeptConflict};
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 /// Longer than any cache is believed and any background work waits.
 pub const LONG: Duration = Duration::from_secs(30);
+/// How many operations a failure tells; all with `PAILFS_MODEL_TRACE`.
 const TRACE: usize = 60;
 
 pub struct Machine {
@@ -78,7 +81,7 @@ impl Simulation {
 
     pub fn note(&mut self, text: String) {
         self.trace.push(format!("{:>5} {text}", self.step));
-        if self.trace.len() > TRACE {
+        if self.trace.len() > TRACE && std::env::var_os("PAILFS_MODEL_TRACE").is_none() {
             self.trace.remove(0);
         }
     }
@@ -174,9 +177,59 @@ impl Simulation {
     pub fn crash(&mut self, machine: usize) {
         self.switch_to(machine);
         self.note(format!("{} crashes", self.machines[machine].name));
+        let before = self.reference.clone();
         self.kill(machine);
         self.reference.crash(machine);
+        self.adopt_early(&before);
         self.compare_bucket();
+    }
+
+    /// What was in the bucket before anybody committed it stays there, as it was.
+    fn adopt_early(&mut self, before: &Reference) {
+        self.wait_for_caches();
+        for (path, stored) in self.world.remote.snapshot() {
+            if before.may_be_early(&path, &stored.bytes) {
+                self.adopt(&path, &stored);
+            }
+        }
+    }
+
+    /// The reference takes over an object that nobody's operation has made.
+    pub fn adopt(&mut self, path: &str, stored: &Stored) {
+        let mode = stored.attributes().mode.map(|mode| mode & 0o7777);
+        self.reference.adopt(path, &stored.bytes, mode);
+    }
+
+    /// What a machine has kept of versions that lost, oldest first.
+    pub fn conflicts(&self, machine: usize) -> Vec<KeptConflict> {
+        let listing = conflicts::list(self.machines[machine].mount().state_dir());
+        let listing = listing.expect("kept conflicts are listed");
+        assert!(listing.unreadable.is_empty(), "{:?}", listing.unreadable);
+        listing.conflicts
+    }
+
+    /// Something happens to a file of a mount's cache on disk.
+    pub fn damage(&mut self, machine: usize) {
+        let files = self.machines[machine].mount().cached_files();
+        let Some(path) = self.random.pick(&files).cloned() else {
+            return;
+        };
+        let len = std::fs::metadata(&path).map_or(0, |metadata| metadata.len() as usize);
+        let options = || std::fs::OpenOptions::new().write(true).open(&path);
+        let at = self.random.below(len + 1);
+        let what = self.random.below(4);
+        let done = match what {
+            0 => std::fs::remove_file(&path),
+            1 => options().and_then(|file| file.set_len(at as u64)),
+            2 => options().and_then(|file| file.write_all_at(&[0; 4096], at as u64)),
+            _ => {
+                let noise = self.random.bytes(100);
+                options().and_then(|file| file.write_all_at(&noise, at as u64))
+            }
+        };
+        self.note(format!(
+            "damage {what} of a cached file at {at} of {len}: {done:?}"
+        ));
     }
 
     fn kill(&mut self, machine: usize) {
@@ -300,6 +353,7 @@ impl Simulation {
                     (!exists).then(|| "the directory is gone".to_owned())
                 }
                 (_, None) if may_be_gone => None,
+                (_, Some(stored)) if reference.may_be_early(path, &stored.bytes) => None,
                 (_, None) => Some("missing".to_owned()),
                 (Entry::File(file), Some(stored)) => {
                     // Whether attributes of an open file wait for its commit is for the filesystem to say.
@@ -314,12 +368,13 @@ impl Simulation {
                 return Some(format!("{path:?}: {difference}"));
             }
         }
-        for key in found.keys() {
+        for (key, stored) in found {
             let expected = match key.strip_suffix('/') {
                 Some(directory) => reference.bucket.get(directory) == Some(&Entry::Directory),
                 None => reference.bucket.contains_key(key),
             };
-            if !expected && !key.contains(".pailfs-probe") {
+            let is_early = || reference.may_be_early(key, &stored.bytes);
+            if !expected && !is_early() && !key.contains(".pailfs-probe") {
                 return Some(format!("{key:?} should not be there"));
             }
         }
