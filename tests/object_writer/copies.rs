@@ -2,6 +2,7 @@
 
 use super::*;
 use pailfs::base::object::ByteRange;
+use pailfs::embedded::{Fault, When};
 
 /// Nothing needs to be held: these tests unlink nothing.
 fn free() -> pailfs::object::file::Hold {
@@ -103,6 +104,35 @@ fn a_version_that_is_about_to_change_is_copied_before() {
         to.commit().await.expect("nothing more to do");
         assert_same(&read(&to, 0, 12 * MIB).await, &expected);
         assert!(world.conflicts().is_empty());
+    });
+}
+
+/// What is copied while the source has earlier copies committed is not in that commit.
+#[test]
+fn what_is_copied_while_earlier_copies_are_settled_is_settled_too() {
+    run(async {
+        let world = World::start(64 * MIB).await;
+        let content = data(1, 12 * MIB);
+        let from = world.existing("from", &content).await;
+        let to = world.new_file("to");
+        copy(&to, 0, &from, 0..6 * MIB).await;
+        let slow = Fault::Delay(Duration::from_millis(500));
+        let is_sending = world.server.faults().inject(When::on(Operation::Complete), slow);
+        let settling = async {
+            from.settle_copies().await.expect("settled");
+            // As after a rename, or a new file under the name.
+            world.put("from", b"theirs").await;
+        };
+        let copying = async {
+            wait_until("the first copy is sent", || {
+                world.server.faults().struck(is_sending) == 1
+            })
+            .await;
+            copy(&to, 6 * MIB, &from, 6 * MIB..12 * MIB).await;
+        };
+        tokio::join!(settling, copying);
+        to.commit().await.expect("committed");
+        assert_same(&world.stored("to").await, &content);
     });
 }
 

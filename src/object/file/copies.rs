@@ -18,7 +18,10 @@ use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// Held while two files are connected, for moments.
+/// How often one copy is settled that goes on copying meanwhile.
+const MAX_SETTLES: u32 = 8;
+
+/// Held while two files are connected or disconnected, for moments. Before the locks of any file.
 static CONNECTING: Mutex<()> = Mutex::new(());
 
 /// While this lives, an object that this mount unlinks stays in the bucket.
@@ -166,24 +169,21 @@ impl File {
                 return Ok(0);
             }
             if !self.state().is_in_parts_only(target) {
-                if !self.connect(&runs) {
-                    return Ok(0);
-                }
-                self.state().place_copy(offset, runs);
-                return Ok(len);
+                return Ok(if self.connect(offset, runs) { len } else { 0 });
             }
             drop(stays);
             self.commit_early(&mut early_commits).await?;
         }
     }
 
-    /// Notes with all that `runs` come from that this file copies from them. False when others copy from this file.
-    fn connect(&self, runs: &[Shared]) -> bool {
+    /// Places `runs` at `offset`, and notes with all that they come from that this file copies from them, in one step for
+    /// [`File::disconnect`]. False when others copy from this file.
+    fn connect(&self, offset: u64, runs: Vec<Shared>) -> bool {
         let _alone = CONNECTING.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.copies().is_empty() {
             return false;
         }
-        for run in runs {
+        for run in &runs {
             if let Shared::Source { source, .. } = run
                 && let Some(origin) = source.copied.as_ref().and_then(|copied| copied.origin.upgrade())
             {
@@ -194,6 +194,18 @@ impl File {
                 }
             }
         }
+        self.state().place_copy(offset, runs);
+        true
+    }
+
+    /// Forgets that `copy` copies from this file, unless it does (it may have done so again since it was committed).
+    fn disconnect(&self, copy: &Weak<Self>) -> bool {
+        let _alone = CONNECTING.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = copy.upgrade();
+        if file.is_some_and(|file| file.state().copies_from(&self.me)) {
+            return false;
+        }
+        self.copies().retain(|other| !other.ptr_eq(copy));
         true
     }
 
@@ -205,30 +217,35 @@ impl File {
     /// that cannot be fetches what it needs.
     ///
     /// # Errors
-    /// Why one could neither be committed nor fetch it.
+    /// Why one could neither be committed nor fetch it; `Busy` when they keep copying more.
     pub async fn settle_copies(&self) -> Result<()> {
+        let mut settled = 0;
         loop {
             let copy = self.copies().last().cloned();
             let Some(copy) = copy else { return Ok(()) };
-            if let Some(file) = copy.upgrade()
-                && file.state().copies_from(&self.me)
-            {
-                file.settle_own().await?;
+            if self.disconnect(&copy) {
+                settled = 0;
+                continue;
             }
-            self.copies().retain(|other| !other.ptr_eq(&copy));
+            settled += 1;
+            if settled > MAX_SETTLES {
+                let message = "other files keep copying from this one";
+                return Err(Error::new(ErrorKind::Busy, message).on(&self.id()));
+            }
+            if let Some(file) = copy.upgrade() {
+                file.settle_own(settled > 1).await?;
+            }
         }
     }
 
     /// A box, as this is part of a commit that waits for another.
-    fn settle_own(self: Arc<Self>) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> {
+    fn settle_own(self: Arc<Self>, again: bool) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> {
         Box::pin(async move {
-            let Err(error) = self.commit_everything().await else {
-                return Ok(());
+            let error = match self.commit_everything().await {
+                // A conflict was kept, whole; but what was written since may name the version still.
+                Err(error) if again || !matches!(error.kind(), ErrorKind::Stale | ErrorKind::Exists) => error,
+                _ => return Ok(()),
             };
-            if matches!(error.kind(), ErrorKind::Stale | ErrorKind::Exists) {
-                // It was kept as a conflict, whole.
-                return Ok(());
-            }
             tracing::info!(%error, object = %self.id(), "a copy is fetched, as its source is about to change");
             self.keep_local().await
         })
