@@ -182,6 +182,37 @@ fn appended_bytes_in_the_spool_move_too() {
     });
 }
 
+/// The memory for moving them is what they take themselves.
+#[test]
+fn appended_bytes_in_the_spool_move_though_all_memory_is_taken() {
+    run(async {
+        let world = World::start(32 * MIB).await;
+        let file = world.new_file("a");
+        let refused = When::on(Operation::UploadPart).for_ever();
+        let faults = world.server.faults();
+        faults.inject(refused, Fault::Answer("AccessDenied"));
+        let ours = data(3, 48 * MIB);
+        for piece in ours.chunks(MIB as usize) {
+            file.append(piece).await.expect("appended");
+        }
+        faults.clear();
+        world.put("a", b"theirs is longer").await;
+        let late = When::on(Operation::Complete);
+        let is_completing = faults.inject(late, Fault::Delay(Duration::from_millis(500)));
+        let taking = async {
+            wait_until("all parts are sent", || faults.struck(is_completing) == 1).await;
+            let budget = &world.context.budget;
+            let taken: Vec<_> = std::iter::from_fn(|| budget.try_acquire(64 << 10)).collect();
+            wait_until("they moved", || file.size_bytes() > ours.len() as u64).await;
+            drop(taken);
+        };
+        let (committed, ()) = tokio::join!(file.commit(), taking);
+        committed.expect("committed");
+        let stored = world.stored("a").await;
+        assert_same(&stored[b"theirs is longer".len()..], &ours);
+    });
+}
+
 #[test]
 fn many_appenders_lose_no_line_and_double_none() {
     run(async {

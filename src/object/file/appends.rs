@@ -225,17 +225,25 @@ impl File {
     /// # Errors
     /// `LocalIo` when bytes in the spool cannot be copied.
     pub(super) async fn rebase_appends(&self, found: &ObjectInfo) -> Result<bool> {
-        let _only_one = self.spooling.lock().await;
-        let spool = {
-            let (from, old) = {
-                let state = self.state();
-                if !state.can_rebase(found) {
-                    return Ok(false);
-                }
-                (state.lacking_from(found).unwrap_or(0), state.spool.clone())
-            };
-            self.move_spooled(old, from, found.version.size_bytes).await?
+        // Before the lock: what takes the memory may be this file's, and goes to the spool under that lock.
+        let mut memory = None;
+        let _only_one = loop {
+            let only_one = self.spooling.lock().await;
+            if memory.is_some() || self.state().spool.is_none() {
+                break only_one;
+            }
+            drop(only_one);
+            memory = Some(self.context.budget.acquire_for_load(STEP_BYTES).await?);
         };
+        let (from, old) = {
+            let state = self.state();
+            if !state.can_rebase(found) {
+                return Ok(false);
+            }
+            (state.lacking_from(found).unwrap_or(0), state.spool.clone())
+        };
+        let spool = self.move_spooled(old, from, found.version.size_bytes).await?;
+        drop(memory);
         let (client, budget) = (self.context.client.clone(), self.context.budget.clone());
         let mut state = self.state();
         if !state.can_rebase(found) {
@@ -249,7 +257,8 @@ impl File {
         Ok(true)
     }
 
-    /// A spool file with what is in `old` from the file position `from` on, as far from `to` on.
+    /// A spool file with what is in `old` from the file position `from` on, as far from `to` on. By who has memory for a
+    /// step.
     async fn move_spooled(
         &self,
         old: Option<Arc<SpoolFile>>,
@@ -262,7 +271,6 @@ impl File {
         };
         let spool = self.context.spool.clone();
         let file = Arc::new(rt::blocking(move || spool.create_file()).await?);
-        let _memory = self.context.budget.acquire_for_load(STEP_BYTES).await?;
         for (place, position, len) in places {
             let mut done = 0;
             while done < len {
