@@ -1,7 +1,7 @@
 //! Bringing content into the bucket: flush, fsync, and what is tried again.
 
 use super::open::{FileHandle, OpenFile};
-use super::unlinked::Deferred;
+use super::unlinked::{Deferred, Unlinked};
 use super::{Fs, lock};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::ObjectId;
@@ -192,8 +192,9 @@ impl Fs {
         };
         let deferred = old.deferred_delete.clone().lock_owned().await;
         if deferred.is_some() {
-            old.file.settle_copies().await?;
+            // In this order: nothing copies from it any more once its bytes are here.
             old.file.keep_local().await?;
+            old.file.settle_copies().await?;
         }
         Ok(Some(Displacing {
             id: id.clone(),
@@ -217,6 +218,13 @@ pub(crate) struct Displacing {
     id: ObjectId,
     owner: Ino,
     deferred: tokio::sync::OwnedMutexGuard<Option<Deferred>>,
+}
+
+impl Displacing {
+    /// The object that still has the name.
+    pub(crate) fn unlinked(&self) -> Option<&Unlinked> {
+        self.deferred.as_ref().map(|deferred| &deferred.object)
+    }
 }
 
 fn is_conflict(error: &Error) -> bool {

@@ -10,6 +10,7 @@
 
 use super::Fs;
 use super::attr::known_headers;
+use super::commit::Displacing;
 use super::edits::Turn;
 use super::open::OpenFile;
 use crate::base::attributes::Attributes;
@@ -381,6 +382,7 @@ impl Fs {
                 .remove_directory(&target.directory, &target.name, &to)
                 .await?;
         }
+        self.make_way(&way).await?;
         self.commit_below(from).await?;
         self.keep_directories_below(from).await;
         let arrived = self.move_tree(&way, replaces).await?;
@@ -395,6 +397,18 @@ impl Fs {
         self.take_contents_along(from, &to, arrived).await?;
         // What was committed under an old name after that was listed. A name that is taken stays with who took it.
         self.tree.move_leftovers(&way).await
+    }
+
+    /// Unlinked objects where others are to be: what their handles need is kept here, and they go now.
+    async fn make_way(&self, way: &Move) -> Result<()> {
+        for id in self.tree.hidden_in_the_way(way).await? {
+            let displacing = self.displace_hidden(&id, None).await?;
+            if let Some(unlinked) = displacing.as_ref().and_then(Displacing::unlinked) {
+                self.delete_unlinked(&id, unlinked).await?;
+            }
+            self.displaced(displacing).await;
+        }
+        Ok(())
     }
 
     /// Files below with unsent content are committed first, so that the copies are of what the programs see.

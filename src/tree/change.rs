@@ -6,6 +6,7 @@
 //! 3. A directory without a marker must not vanish with its last child: it gets one when it still exists a moment
 //!    later, so that `rm -rf` pays nothing for it ([`Tree::keep_directory`]).
 
+use super::moves::Move;
 use super::node::{DirectoryPlace, Ino, Node};
 use super::table::Seen;
 use super::{Invalidation, Tree, lookup};
@@ -130,7 +131,7 @@ impl Tree {
             if table.has_local_below(&place.bucket, place.key.prefix()) || table.has_emptied_below(place) {
                 return Ok(false);
             }
-            table.hidden_below(&place.bucket, place.key.prefix())
+            table.hidden_below(&place.bucket, place.key.prefix()).len()
         };
         let request = ListRequest {
             bucket: place.bucket.clone(),
@@ -263,6 +264,21 @@ impl Tree {
     pub fn hidden_version(&self, id: &ObjectId) -> Option<Version> {
         let table = self.table();
         table.get(table.hidden_owner(id)?)?.version.clone()
+    }
+
+    /// Unlinked objects that wait for their handles where `way` is to put something.
+    ///
+    /// # Errors
+    /// What S3 says.
+    pub async fn hidden_in_the_way(&self, way: &Move) -> Result<Vec<ObjectId>> {
+        let hidden = self.table().hidden_below(&way.to.bucket, way.to.key.prefix());
+        let mut in_the_way = Vec::new();
+        for target in hidden {
+            if self.look_at(&way.origin(&target.key)).await?.is_some() {
+                in_the_way.push(target);
+            }
+        }
+        Ok(in_the_way)
     }
 
     /// Gives a directory that lost its last child a marker, if it still exists and has none.

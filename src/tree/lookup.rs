@@ -254,7 +254,7 @@ impl Tree {
             start_after: None,
             continuation: None,
             // One more than the hidden ones, so that something visible is seen if there is anything.
-            max_keys: 1 + self.table().hidden_below(&place.bucket, place.key.prefix()) as u32,
+            max_keys: 1 + self.table().hidden_below(&place.bucket, place.key.prefix()).len() as u32,
         };
         let page = self.client.list(&request).await?;
         let table = self.table();
@@ -278,7 +278,7 @@ impl Tree {
         {
             let table = self.table();
             let is_known = table.directory(place).is_some_and(|node| !node.gone);
-            if is_known || table.hidden_below(&place.bucket, place.key.prefix()) == 0 {
+            if is_known || table.hidden_below(&place.bucket, place.key.prefix()).is_empty() {
                 return Ok(false);
             }
         }

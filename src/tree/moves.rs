@@ -47,6 +47,15 @@ impl Move {
         let rest = &key[self.from.key.prefix().len()..];
         ObjectId::new(self.to.bucket.clone(), format!("{}{rest}", self.to.key.prefix()))
     }
+
+    /// The old name of what gets the name `key`.
+    pub(super) fn origin(&self, key: &str) -> ObjectId {
+        let rest = &key[self.to.key.prefix().len()..];
+        ObjectId::new(
+            self.from.bucket.clone(),
+            format!("{}{rest}", self.from.key.prefix()),
+        )
+    }
 }
 
 /// By the old name of an object that has an inode: the version that was copied, and the copy.

@@ -369,11 +369,12 @@ impl Table {
     }
 
     #[must_use]
-    pub fn hidden_below(&self, bucket: &str, prefix: &str) -> usize {
+    pub fn hidden_below(&self, bucket: &str, prefix: &str) -> Vec<ObjectId> {
         self.hidden
             .keys()
             .filter(|id| &*id.bucket == bucket && id.key.starts_with(prefix))
-            .count()
+            .cloned()
+            .collect()
     }
 
     /// Objects at or below a prefix that have inodes, in key order.

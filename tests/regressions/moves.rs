@@ -1,6 +1,6 @@
 //! Directory renames that fail, are cut off, or are large.
 
-use super::{bytes_of, world_with};
+use super::{bytes_of, open, world_with};
 use crate::in_process::{Mount, Options, World};
 use pailfs::base::object::ObjectHeaders;
 use pailfs::embedded::{Fault, Operation, Quirks, When};
@@ -299,4 +299,40 @@ fn objects_that_rest_are_deleted_without_a_look_at_each() {
     assert!(all.get(&Operation::Head).copied().unwrap_or(0) <= 4, "{all:?}");
     assert_eq!(world.remote.keys().len(), FILES + 1);
     assert!(world.remote.keys().iter().all(|key| key.starts_with("e/")));
+}
+
+#[test]
+fn a_directory_is_empty_though_an_unlinked_file_of_it_is_open() {
+    for is_committed in [true, false] {
+        let (world, mount) = world_of(&["a", "b"]);
+        mount.run("mkdir", mount.driver.mkdir("e", 0o755)).expect("made");
+        if is_committed {
+            write(&mount, "e/a", b"old a");
+        }
+        let file = open(&mount, "e/a", libc::O_RDWR | libc::O_CREAT);
+        if !is_committed {
+            let written = mount.driver.write(&file, 0, b"old a");
+            mount.run("write", written).expect("written");
+        }
+        mount.run("unlink", mount.driver.unlink("e/a")).expect("unlinked");
+        let renamed = rename(&mount);
+        assert_eq!(
+            renamed,
+            Ok(()),
+            "{is_committed}: {}",
+            mount.driver.last_error.borrow()
+        );
+        let read = mount.run("read", mount.driver.read(&file, 0, 10));
+        assert_eq!(read.expect("still readable"), b"old a");
+        mount.run("close", mount.driver.close(file)).expect("closed");
+        assert_eq!(world.remote.keys(), ["e/a", "e/b"]);
+        assert_eq!(bytes_of(&world, "e/a").expect("there"), b"a");
+        assert_eq!(
+            mount.run("read", mount.driver.read_file("e/a")).expect("read"),
+            b"a"
+        );
+        mount.crash();
+        world.mount().crash();
+        assert_eq!(world.remote.keys(), ["e/a", "e/b"], "no late DELETE");
+    }
 }
