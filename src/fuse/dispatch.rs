@@ -85,3 +85,37 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("a panic without a message")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_panic_is_answered_as_an_error() {
+        let runtime = crate::rt::build().expect("a runtime");
+        let (answers, answered) = mpsc::channel();
+        for is_late in [false, true] {
+            let answers = answers.clone();
+            let operation = async move {
+                if is_late {
+                    tokio::task::yield_now().await;
+                }
+                assert!(answered_never(), "{is_late}");
+                Ok(())
+            };
+            run(runtime.handle(), "test", operation, move |result| {
+                answers
+                    .send(result.expect_err("it panicked").code())
+                    .expect("waited for");
+            });
+        }
+        for _ in 0..2 {
+            assert_eq!(answered.recv().expect("an answer"), libc::EIO);
+        }
+    }
+
+    fn answered_never() -> bool {
+        std::hint::black_box(false)
+    }
+}

@@ -1,6 +1,6 @@
 //! One method per kernel request.
 
-use super::{convert, dispatch};
+use super::{buffers, convert, dispatch};
 use crate::base::error::Result;
 use crate::fs::attr::{Attr, Change};
 use crate::fs::io::WriteHow;
@@ -14,7 +14,6 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
     Request, TimeOrNow, WriteFlags,
 };
-use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -30,20 +29,6 @@ pub(super) struct Handlers {
     pub fs: Arc<Fs>,
     pub runtime: Handle,
     pub negative_ttl: Duration,
-}
-
-thread_local! {
-    /// The data of reads and writes, a buffer per loop, used again and again: fresh memory costs more than a copy.
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-fn keep_buffer(buffer: Vec<u8>) {
-    let kept = BUFFER.take();
-    BUFFER.set(if kept.capacity() < buffer.capacity() {
-        buffer
-    } else {
-        kept
-    });
 }
 
 impl Handlers {
@@ -131,7 +116,13 @@ impl Filesystem for Handlers {
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
-        self.fs.forget(ino.0, count);
+        let fs = self.fs.clone();
+        let forgetting = async move {
+            fs.forget(ino.0, count);
+            Ok(())
+        };
+        // There is no answer to this one.
+        self.run("forget", forgetting, drop);
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
@@ -309,7 +300,7 @@ impl Filesystem for Handlers {
         reply: ReplyData,
     ) {
         let fs = self.fs.clone();
-        let mut buffer = BUFFER.take();
+        let mut buffer = buffers::take();
         buffer.clear();
         let operation = async move {
             fs.read(handle.0, offset, size as usize, &mut buffer).await?;
@@ -318,7 +309,7 @@ impl Filesystem for Handlers {
         self.run("read", operation, |result| match result {
             Ok(buffer) => {
                 reply.data(&buffer);
-                keep_buffer(buffer);
+                buffers::keep(buffer);
             }
             Err(errno) => reply.error(errno),
         });
@@ -337,7 +328,7 @@ impl Filesystem for Handlers {
         reply: ReplyWrite,
     ) {
         let fs = self.fs.clone();
-        let mut buffer = BUFFER.take();
+        let mut buffer = buffers::take();
         buffer.clear();
         buffer.extend_from_slice(data);
         let how = WriteHow {
@@ -354,7 +345,7 @@ impl Filesystem for Handlers {
         self.run("write", operation, |result| match result {
             Ok((written, buffer)) => {
                 reply.written(written as u32);
-                keep_buffer(buffer);
+                buffers::keep(buffer);
             }
             Err(errno) => reply.error(errno),
         });
@@ -547,8 +538,12 @@ impl Filesystem for Handlers {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.fs.release_directory(ino.0, handle.0);
-        reply.ok();
+        let fs = self.fs.clone();
+        let releasing = async move {
+            fs.release_directory(ino.0, handle.0);
+            Ok(())
+        };
+        self.empty("releasedir", releasing, reply);
     }
 
     fn fsyncdir(

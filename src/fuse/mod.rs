@@ -8,6 +8,7 @@
 //! 4. The kernel's buffers are borrowed: what outlives the callback is copied once ([`handlers`]).
 //! 5. A mount is made by root and by others in different ways ([`device`]).
 
+mod buffers;
 mod convert;
 mod device;
 mod dispatch;
