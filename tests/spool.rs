@@ -29,6 +29,7 @@ fn unsent(file: &SpoolFile, size_bytes: u64) -> UnsentFile {
         size_bytes,
         headers: RecordedHeaders::default(),
         transaction: "t".to_owned(),
+        changes: None,
     }
 }
 

@@ -20,6 +20,7 @@ mod commit;
 mod copies;
 mod keep;
 mod one_shot;
+mod persist;
 mod relief;
 mod state;
 #[cfg(test)]
@@ -45,7 +46,7 @@ use crate::spool::{RecordId, RecordedBase, Spool, SpoolFile, UnsentFile};
 pub use copies::Hold;
 use state::{Base, Persisted, Source, State, Written};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 /// A write is atomic up to this length; a longer one is done in pieces.
@@ -199,9 +200,21 @@ impl File {
         headers.metadata.remove(TRANSACTION);
         let mut state = State::new(id, headers, attributes, context.client.server_time());
         state.take_spooled(file.clone(), unsent.size_bytes);
-        state.base = match &unsent.base {
-            RecordedBase::Absent => Base::Absent,
-            RecordedBase::Matches { etag } => Base::Tag(ETag::new(etag)),
+        state.base = match (&unsent.base, &unsent.changes) {
+            (RecordedBase::Absent, _) => Base::Absent,
+            (RecordedBase::Matches { etag }, None) => Base::Tag(ETag::new(etag)),
+            (RecordedBase::Matches { etag }, Some(changes)) => {
+                let version = Version {
+                    etag: ETag::new(etag),
+                    size_bytes: changes.base_bytes,
+                    version_id: None,
+                    last_modified: UNIX_EPOCH + Duration::from_secs(changes.base_modified_unix_s),
+                };
+                let (client, budget) = (context.client.clone(), context.budget.clone());
+                let reader = Reader::new(client, budget, state.id.clone(), version.clone());
+                state.take_changes(&changes.runs, reader);
+                Base::Known(version)
+            }
         };
         state.creation = matches!(state.base, Base::Absent).then_some(Creation::Plain);
         state.is_known_to_exist = false;

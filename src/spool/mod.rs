@@ -28,8 +28,8 @@ mod tests;
 
 pub use file::SpoolFile;
 pub use records::{
-    Conflict, ConflictForm, Intent, Leftovers, OpenUpload, RecordId, RecordedBase, RecordedHeaders,
-    RecordedPart, UnsentFile,
+    Conflict, ConflictForm, Intent, Leftovers, OpenUpload, RecordId, RecordedBase, RecordedChanges,
+    RecordedHeaders, RecordedPart, UnsentFile,
 };
 
 use crate::base::error::{Error, ErrorKind, Result};

@@ -36,7 +36,7 @@ pub struct OpenUpload {
     pub upload_id: String,
 }
 
-/// A whole file that is not in the bucket: its bytes are in the spool file `file_name`.
+/// A file that is not in the bucket as it is: its bytes are in the spool file `file_name`, each at its own position.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnsentFile {
@@ -48,6 +48,19 @@ pub struct UnsentFile {
     pub headers: RecordedHeaders,
     /// `pailfs-txn` of the commit that was tried last, to recognise its object.
     pub transaction: String,
+    /// Absent where all bytes are in the spool file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<RecordedChanges>,
+}
+
+/// Which bytes of an unsent file are in its spool file; all others are those of the version that it is based on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedChanges {
+    /// (offset, length), ascending.
+    pub runs: Vec<(u64, u64)>,
+    pub base_bytes: u64,
+    pub base_modified_unix_s: u64,
 }
 
 /// A local version that lost against a newer object in the bucket.

@@ -66,6 +66,7 @@ fn unsent(file: &SpoolFile, len: usize) -> UnsentFile {
         size_bytes: len as u64,
         headers: RecordedHeaders::default(),
         transaction: "t".to_owned(),
+        changes: None,
     }
 }
 

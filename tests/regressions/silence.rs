@@ -3,6 +3,8 @@
 use super::{bytes_of, open, world_with};
 use crate::in_process::{Mount, Options, World};
 use pailfs::embedded::{Fault, When};
+use pailfs::spool::ConflictForm;
+use pailfs::spool::conflicts::KeptConflict;
 use std::time::Duration;
 
 /// Besides the stall time-out: pauses between attempts.
@@ -84,4 +86,68 @@ fn ending_a_mount_waits_one_time_out_for_all_files_together() {
             b"unsent"
         );
     }
+}
+
+/// A mount with an edit that a silent store did not take.
+fn unsent_edit(size_bytes: usize) -> (World, Mount, Vec<u8>) {
+    let mut expected: Vec<u8> = (0..size_bytes).map(|n| n as u8).collect();
+    let (world, mount) = world_with("f", &expected);
+    let file = open(&mount, "f", libc::O_RDWR);
+    for at in [7, size_bytes - 100, size_bytes + 50] {
+        mount
+            .run("write", mount.driver.write(&file, at, b"edit"))
+            .expect("written");
+        expected.resize(expected.len().max(at + 4), 0);
+        expected[at..at + 4].copy_from_slice(b"edit");
+    }
+    fall_silent(&world);
+    mount
+        .run("close", mount.driver.close(file))
+        .expect_err("the store is away");
+    (world, mount, expected)
+}
+
+#[test]
+fn an_edit_that_a_silent_store_did_not_take_is_sent_by_the_next_mount() {
+    for size_bytes in [300, 9 << 20] {
+        let (world, mount, expected) = unsent_edit(size_bytes);
+        mount.crash();
+        world.store.faults().clear();
+        let next = world.mount();
+        let read = next.run("read", next.driver.read_file("f")).expect("read");
+        assert!(read == expected, "what was written is seen before it is sent");
+        assert_eq!(next.unmount(), [""; 0]);
+        assert!(bytes_of(&world, "f").expect("there") == expected, "other bytes");
+        assert!(conflicts(&world).is_empty());
+        // It is sent once.
+        world.remote.put("f", b"theirs");
+        world.mount().crash();
+        assert_eq!(bytes_of(&world, "f").expect("there"), b"theirs");
+    }
+}
+
+#[test]
+fn an_edit_of_what_was_replaced_meanwhile_is_a_conflict_of_the_next_mount() {
+    let (world, mount, _) = unsent_edit(9 << 20);
+    mount.crash();
+    world.store.faults().clear();
+    world.remote.put("f", b"theirs");
+    let next = world.mount();
+    next.sleep(Duration::from_secs(10));
+    assert_eq!(next.unmount(), [""; 0]);
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"theirs");
+    let kept = conflicts(&world);
+    let [kept] = &kept[..] else {
+        panic!("{} conflicts", kept.len())
+    };
+    let ConflictForm::Patch { runs, .. } = &kept.conflict.form else {
+        panic!("not the changes: {:?}", kept.conflict.form)
+    };
+    assert_eq!(runs[..2], [(7, 4), ((9 << 20) - 100, 4)]);
+}
+
+fn conflicts(world: &World) -> Vec<KeptConflict> {
+    pailfs::spool::conflicts::list(world.state_dir())
+        .expect("a list")
+        .conflicts
 }

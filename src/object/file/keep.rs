@@ -4,13 +4,14 @@
 //!    as a patch where unchanged bytes came from a version that is gone. Where neither an upload nor a patch says it all,
 //!    both are kept.
 //! 2. What is kept goes to a spool file of its own: the file's own one goes on changing.
-//! 3. An object whose name changes under an upload: parts cannot be moved, so they become an object under the old name, from
+//! 3. What cannot be sent now is recorded for the next mount: [`super::persist`].
+//! 4. An object whose name changes under an upload: parts cannot be moved, so they become an object under the old name, from
 //!    which the next commit copies and which it then deletes.
 
 use super::body::load;
-use super::state::{Base, Persisted, Source, State};
+use super::state::{Base, Source, State};
 use super::{Creation, File, Next, upload};
-use crate::base::attributes::{Attributes, MetadataFormat, TRANSACTION};
+use crate::base::attributes::{Attributes, TRANSACTION};
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extents::{Backing, Extent, SourceId};
@@ -18,16 +19,11 @@ use crate::base::mount_config::OnConflict;
 use crate::base::object::{ByteRange, Condition, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::object::reader::{ReadStream, Reader};
 use crate::rt;
-use crate::s3::silence;
-use crate::spool::{
-    Conflict, ConflictForm, RecordId, RecordedBase, RecordedHeaders, RecordedPart, SpoolFile, UnsentFile,
-};
+use crate::spool::{Conflict, ConflictForm, RecordId, RecordedPart, SpoolFile};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A file that cannot be sent is saved whole if that needs no more than this of its object.
-const MAX_FETCHED_BYTES: u64 = 1 << 30;
 /// Up to this size the loser of an exclusive creation is not kept: it is a lock file, which holds a host, a process, a
 /// date; whoever made it is told that it is not theirs, and wants nothing of it.
 const MAX_DROPPED_BYTES: u64 = 4096;
@@ -35,24 +31,15 @@ const MAX_DROPPED_BYTES: u64 = 4096;
 const STEP_BYTES: u64 = 1 << 20;
 
 impl State {
-    fn has_bytes_in_parts(&self) -> bool {
+    pub(super) fn has_bytes_in_parts(&self) -> bool {
         self.map
             .iter()
             .any(|extent| matches!(extent.backing, Backing::Part { .. }))
     }
 
-    fn unchanged_bytes(&self) -> u64 {
-        let is_unchanged = |extent: &Extent| is_of_base(&extent.backing);
-        self.map
-            .iter()
-            .filter(is_unchanged)
-            .map(|extent| extent.range.len())
-            .sum()
-    }
-
     /// The runs that a patch has to have: neither in parts nor unchanged; `with_copied` those that come from other objects
     /// too.
-    fn changed_runs(&self, with_copied: bool) -> Vec<ByteRange> {
+    pub(super) fn changed_runs(&self, with_copied: bool) -> Vec<ByteRange> {
         let mut runs: Vec<ByteRange> = Vec::new();
         for extent in self.map.iter() {
             let is_elsewhere = match extent.backing {
@@ -162,7 +149,7 @@ impl File {
     }
 
     /// Records the file's content as one or two conflicts, for when all of it is not in one place.
-    async fn save_as_conflicts(&self, theirs: Option<&Version>) -> Result<Vec<RecordId>> {
+    pub(super) async fn save_as_conflicts(&self, theirs: Option<&Version>) -> Result<Vec<RecordId>> {
         if !self.state().has_bytes_in_parts() {
             return match self.whole_copy().await {
                 Ok(file) => {
@@ -243,7 +230,7 @@ impl File {
         Ok(id)
     }
 
-    async fn save_patch(&self, theirs: Option<&Version>) -> Result<RecordId> {
+    pub(super) async fn save_patch(&self, theirs: Option<&Version>) -> Result<RecordId> {
         match self.save_changes(theirs, true).await {
             Err(error) if error.kind() == ErrorKind::Stale => {
                 tracing::warn!(%error, object = %self.id(), "what was copied from other objects is not saved: they are gone");
@@ -303,7 +290,7 @@ impl File {
         rt::blocking(move || spool.record_conflict(&conflict)).await
     }
 
-    async fn new_spool_file(&self) -> Result<Arc<SpoolFile>> {
+    pub(super) async fn new_spool_file(&self) -> Result<Arc<SpoolFile>> {
         let spool = self.context.spool.clone();
         rt::blocking(move || spool.create_file()).await.map(Arc::new)
     }
@@ -312,7 +299,7 @@ impl File {
     ///
     /// # Errors
     /// `Stale` when some bytes cannot be read any more.
-    async fn whole_copy(&self) -> Result<Arc<SpoolFile>> {
+    pub(super) async fn whole_copy(&self) -> Result<Arc<SpoolFile>> {
         let file = self.new_spool_file().await?;
         let size_bytes = self.size_bytes();
         self.copy_to(&file, ByteRange::new(0, size_bytes), 0).await?;
@@ -321,7 +308,12 @@ impl File {
     }
 
     /// Copies `range` of the file's content to `to_offset` of `file`. Zeroes are left out: the file has them.
-    async fn copy_to(&self, file: &Arc<SpoolFile>, range: ByteRange, to_offset: u64) -> Result<()> {
+    pub(super) async fn copy_to(
+        &self,
+        file: &Arc<SpoolFile>,
+        range: ByteRange,
+        to_offset: u64,
+    ) -> Result<()> {
         let _memory = self
             .context
             .budget
@@ -375,105 +367,6 @@ impl File {
         let extent = self.state().map.at(position);
         let zeroes = extent.filter(|extent| extent.backing == Backing::Zero);
         zeroes.map_or(0, |extent| extent.range.end - position)
-    }
-
-    /// Saves all unsent content in the spool and records it for the next mount (when the store cannot be reached at
-    /// unmount, and after a failed commit). What cannot be recorded whole is recorded as conflicts, until it is sent after
-    /// all: an upload left open, changes without the unchanged bytes around them where those cannot be fetched or are many.
-    ///
-    /// # Errors
-    /// `LocalIo`.
-    pub async fn persist(&self) -> Result<()> {
-        let _guard = self.committing.lock().await;
-        if self.is_saved() {
-            return Ok(());
-        }
-        // Else unchanged bytes might be looked for in a version that we replaced ourselves.
-        if let Err(error) = self.find_unknown_outcome_locked().await {
-            tracing::debug!(%error, "saving without knowing what came of the last commit");
-        }
-        if self.is_saved() {
-            return Ok(());
-        }
-        let changes = self.state().changes;
-        let _readable = self.hold_readable();
-        let (records, file) = self.save().await?;
-        let former = self.state().persisted.replace(Persisted {
-            records,
-            file,
-            changes,
-        });
-        for record in former.into_iter().flat_map(|former| former.records) {
-            upload::forget(&self.context.spool, record).await;
-        }
-        Ok(())
-    }
-
-    /// True when nothing is unsent, or all of it is recorded as it is.
-    fn is_saved(&self) -> bool {
-        let state = self.state();
-        let persisted = state.persisted.as_ref();
-        !state.is_dirty() || persisted.is_some_and(|persisted| persisted.changes == state.changes)
-    }
-
-    /// Whole, where that is possible; else what only this machine has.
-    async fn save(&self) -> Result<(Vec<RecordId>, Option<Arc<SpoolFile>>)> {
-        if self.state().has_bytes_in_parts() {
-            return Ok((self.save_as_conflicts(None).await?, None));
-        }
-        let unchanged_bytes = self.state().unchanged_bytes();
-        if unchanged_bytes > MAX_FETCHED_BYTES || (unchanged_bytes > 0 && silence::is_store_away()) {
-            return Ok((vec![self.save_patch(None).await?], None));
-        }
-        match self.whole_copy().await {
-            Ok(file) => Ok((vec![self.record_unsent(&file).await?], Some(file))),
-            Err(error) if matches!(error.kind(), ErrorKind::LocalIo(_)) => Err(error),
-            Err(error) => {
-                tracing::info!(%error, object = %self.id(), "unchanged bytes cannot be fetched: only changes are saved");
-                Ok((vec![self.save_patch(None).await?], None))
-            }
-        }
-    }
-
-    /// While this lives, no bytes go from memory to where they cannot be read.
-    fn hold_readable(&self) -> HoldReadable<'_> {
-        self.state().is_being_copied = true;
-        HoldReadable(self)
-    }
-
-    async fn record_unsent(&self, file: &Arc<SpoolFile>) -> Result<RecordId> {
-        let unsent = {
-            let state = self.state();
-            let unknown = state
-                .sealed
-                .as_ref()
-                .and_then(|sealed| sealed.unknown_outcome_of.clone());
-            let transaction = unknown
-                .or_else(|| state.former_transaction.clone())
-                .unwrap_or_default();
-            // Attributes are recorded as metadata, also where the object will not carry them.
-            let format = match self.context.metadata_format {
-                MetadataFormat::None => MetadataFormat::Aws,
-                format => format,
-            };
-            let headers = super::stream::headers_in(format, &state.headers, &state.attributes, &transaction);
-            UnsentFile {
-                bucket: state.id.bucket.to_string(),
-                key: state.id.key.to_string(),
-                base: state
-                    .base
-                    .etag()
-                    .map_or(RecordedBase::Absent, |etag| RecordedBase::Matches {
-                        etag: etag.as_str().to_owned(),
-                    }),
-                file_name: file.file_name().to_owned(),
-                size_bytes: state.map.size_bytes(),
-                headers: RecordedHeaders::from(headers),
-                transaction,
-            }
-        };
-        let spool = self.context.spool.clone();
-        rt::blocking(move || spool.record_unsent(&unsent)).await
     }
 
     /// Fetches what still comes from the object into the spool, so that the object may go.
@@ -656,20 +549,11 @@ fn beside(key: &str, now: SystemTime, random: &str) -> String {
 }
 
 /// True for bytes of the version that the file is based on.
-fn is_of_base(backing: &Backing) -> bool {
+pub(super) fn is_of_base(backing: &Backing) -> bool {
     matches!(backing, Backing::Source(at) if at.source == SourceId::BASE)
 }
 
-/// By one holder of `committing` at a time.
-struct HoldReadable<'a>(&'a File);
-
-impl Drop for HoldReadable<'_> {
-    fn drop(&mut self) {
-        self.0.state().is_being_copied = false;
-    }
-}
-
-async fn finish_file(file: &Arc<SpoolFile>, size_bytes: u64) -> Result<()> {
+pub(super) async fn finish_file(file: &Arc<SpoolFile>, size_bytes: u64) -> Result<()> {
     let file = file.clone();
     rt::blocking(move || file.set_len(size_bytes).and_then(|()| file.sync())).await
 }

@@ -258,6 +258,19 @@ impl State {
         self.note_rewrite();
     }
 
+    /// All but `runs` (offset, length) is not in the spool file, but in that version.
+    pub fn take_changes(&mut self, runs: &[(u64, u64)], reader: Arc<Reader>) {
+        let size_bytes = self.map.size_bytes();
+        let mut map = ExtentMap::of_source(reader.version().size_bytes);
+        map.set_size(size_bytes, self.generation);
+        for (start, len) in runs {
+            let range = ByteRange::new(*start, (start + len).min(size_bytes));
+            map.insert(range, Backing::Spool { offset: *start }, self.generation);
+        }
+        self.map = map;
+        self.source = Some(Source::of(self.id.clone(), reader));
+    }
+
     pub fn source_of(&self, id: SourceId) -> Option<&Source> {
         if id == SourceId::BASE {
             return self.source.as_ref();

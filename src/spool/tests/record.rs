@@ -47,13 +47,24 @@ fn any_base() -> impl Strategy<Value = RecordedBase> {
 }
 
 prop_compose! {
+    fn any_changes()(
+        runs in any::<Vec<(u64, u64)>>(),
+        base_bytes in any::<u64>(),
+        base_modified_unix_s in any::<u64>(),
+    ) -> RecordedChanges {
+        RecordedChanges { runs, base_bytes, base_modified_unix_s }
+    }
+}
+
+prop_compose! {
     fn any_unsent()(
         (bucket, key, file_name, transaction) in any::<(String, String, String, String)>(),
         base in any_base(),
         size_bytes in any::<u64>(),
         headers in any_headers(),
+        changes in proptest::option::of(any_changes()),
     ) -> UnsentFile {
-        UnsentFile { bucket, key, base, file_name, size_bytes, headers: headers.into(), transaction }
+        UnsentFile { bucket, key, base, file_name, size_bytes, headers: headers.into(), transaction, changes }
     }
 }
 
