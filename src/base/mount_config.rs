@@ -152,6 +152,8 @@ pub struct MountConfig {
     /// `mkdir` and `rmdir` in the root of an [`Source::AllBuckets`] mount create and delete buckets.
     pub allow_bucket_changes: bool,
     pub attributes: AttributesMode,
+    /// So many HEADs run ahead of a walk at a time; not zero.
+    pub head_parallelism: usize,
     pub metadata_format: MetadataFormat,
     /// Show `user.s3.*` in lists of xattrs.
     pub list_virtual_xattrs: bool,

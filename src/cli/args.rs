@@ -12,7 +12,7 @@ use crate::base::mount_config::{AttributesMode, MetadataTtl, OnConflict, PathSty
 use crate::base::prices::RequestPrices;
 use crate::cli::bucket::args::{BucketsArgs, CatArgs, GetArgs, LsArgs, PutArgs, RmArgs, UrlArgs};
 use crate::cli::failure::EXIT_CODES_HELP;
-use crate::cli::units::{parse_duration, parse_mode, parse_size_bytes, parse_ttl};
+use crate::cli::units::{parse_count, parse_duration, parse_mode, parse_size_bytes, parse_ttl};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -175,6 +175,9 @@ pub struct MountArgs {
     /// listing asks none [default: auto]
     #[arg(long, value_name = "HOW", help_heading = "Metadata")]
     pub attributes: Option<AttributesArg>,
+    /// How many objects of a directory that is being walked are asked for theirs at a time [default: 32]
+    #[arg(long, value_name = "N", value_parser = parse_count, help_heading = "Metadata")]
+    pub head_parallelism: Option<u16>,
     /// How mode, owner and times are written to objects [default: aws]
     #[arg(long, value_name = "FORMAT", help_heading = "Metadata")]
     pub metadata_format: Option<MetadataFormatArg>,

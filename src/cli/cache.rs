@@ -1,5 +1,6 @@
 //! `pailfs cache`: what the mounts of this machine keep of file contents.
 
+use crate::cache::attributes::disk;
 use crate::cache::blocks::{self, Usage};
 use crate::cli::args::{CacheAction, CacheArgs};
 use crate::cli::environment::Environment;
@@ -21,6 +22,12 @@ pub fn blocks_directory(cache_dir: &Path) -> PathBuf {
     cache_dir.join("blocks")
 }
 
+/// Where in the cache directory attributes are.
+#[must_use]
+pub fn attributes_directory(cache_dir: &Path) -> PathBuf {
+    cache_dir.join("attributes")
+}
+
 /// # Errors
 /// When the directory, or a file that is to be read, cannot be read.
 pub fn run(args: &CacheArgs) -> Result<(), Failure> {
@@ -34,6 +41,7 @@ pub fn run(args: &CacheArgs) -> Result<(), Failure> {
         }
         CacheAction::Clear => {
             let usage = blocks::clear(&directory).map_err(named)?;
+            disk::clear(&directory.with_file_name("attributes")).map_err(named)?;
             print(format_args!(
                 "{}: removed {}",
                 directory.display(),

@@ -1,8 +1,9 @@
 //! The seam between the commands and the filesystem: starts it, and ends it without losing data.
 
 use crate::base::error::ErrorKind;
-use crate::base::mount_config::{MetadataTtl, MountConfig, Source};
+use crate::base::mount_config::{AttributesMode, MetadataTtl, MountConfig, Source};
 use crate::base::prices::RequestPrices;
+use crate::cache::attributes::disk::DiskAttributes;
 use crate::cache::blocks::{self, BlockCache};
 use crate::cli::cache;
 use crate::cli::connect;
@@ -53,7 +54,9 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
     let (spool, leftovers) = rt::blocking(move || Spool::open(&state_dir, &source)).await?;
     let (invalidations, heard) = mpsc::unbounded_channel();
     let negative_ttl = negative_ttl(config);
-    let tree = Tree::new(client.clone(), tree_settings(config, &client), invalidations);
+    let mut settings = tree_settings(config, &client);
+    settings.attributes_on_disk = open_attributes(config, client.endpoint()).await?;
+    let tree = Tree::new(client.clone(), settings, invalidations);
     let disk_cache = open_disk_cache(config, client.endpoint()).await?;
     let context = Arc::new(FileContext {
         client: client.clone(),
@@ -70,6 +73,7 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
     });
     let fs = Fs::new(tree, context, spool, fs_settings(config));
     fs.recover(leftovers).await?;
+    fs.tree().sample().await;
     let session = fuse::mount(fs.clone(), config, negative_ttl, rt::Handle::current(), heard)?;
     Ok(Mounted {
         fs,
@@ -101,6 +105,23 @@ async fn open_disk_cache(config: &MountConfig, endpoint: &str) -> Result<Option<
     let endpoint = endpoint.to_owned();
     let opened = rt::blocking(move || {
         let opened = BlockCache::open(&directory, limit_bytes, &endpoint);
+        opened.map_err(|error| Failure::io(&error, format_args!("cache {}", directory.display())))
+    });
+    opened.await.map(Some)
+}
+
+async fn open_attributes(
+    config: &MountConfig,
+    endpoint: &str,
+) -> Result<Option<Arc<DiskAttributes>>, Failure> {
+    if config.attributes == AttributesMode::Listing {
+        return Ok(None);
+    }
+    let directory = cache::attributes_directory(&config.cache_dir);
+    directories::make_trusted(&directory)?;
+    let endpoint = endpoint.to_owned();
+    let opened = rt::blocking(move || {
+        let opened = DiskAttributes::open(&directory, &endpoint);
         opened.map_err(|error| Failure::io(&error, format_args!("cache {}", directory.display())))
     });
     opened.await.map(Some)
@@ -181,6 +202,8 @@ fn tree_settings(config: &MountConfig, client: &Client) -> TreeSettings {
         read_only: config.access.read_only,
         allow_bucket_changes: config.allow_bucket_changes,
         listings_show_algorithms: client.capabilities().get(Feature::ListedAlgorithms) == Support::Honoured,
+        head_parallelism: config.head_parallelism,
+        attributes_on_disk: None,
     }
 }
 

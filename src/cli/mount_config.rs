@@ -23,6 +23,7 @@ pub const DEFAULT_MEMORY_BYTES: u64 = 256 * MIB;
 pub const MIN_MEMORY_BYTES: u64 = 32 * MIB;
 /// Objects of up to a quarter of the cache are kept: below this, hardly any.
 pub const MIN_CACHE_BYTES: u64 = 16 * MIB;
+const DEFAULT_HEAD_PARALLELISM: u16 = 32;
 pub const DEFAULT_METADATA_TTL: Duration = Duration::from_secs(10);
 pub const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -80,6 +81,7 @@ pub fn resolve(
         access: resolve_access(&args, default_permissions, environment, accounts)?,
         allow_bucket_changes: args.allow_bucket_changes,
         attributes: args.attributes.map(Into::into).unwrap_or_default(),
+        head_parallelism: usize::from(args.head_parallelism.unwrap_or(DEFAULT_HEAD_PARALLELISM)),
         metadata_format: args.metadata_format.map(Into::into).unwrap_or_default(),
         list_virtual_xattrs: args.list_virtual_xattrs,
         metadata_ttl: args

@@ -53,6 +53,19 @@ pub fn parse_ttl(text: &str) -> Result<MetadataTtl, String> {
     }
 }
 
+/// A number of things that happen at once.
+///
+/// # Errors
+/// The text that says what is wrong.
+pub fn parse_count(text: &str) -> Result<u16, String> {
+    let count = text
+        .trim()
+        .parse()
+        .ok()
+        .filter(|count| (1..=1024).contains(count));
+    count.ok_or_else(|| format!("{text:?}: a number from 1 to 1024 is wanted"))
+}
+
 /// Permission bits in octal: `644`, `0644`, `0o2755`.
 ///
 /// # Errors

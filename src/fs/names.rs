@@ -33,16 +33,12 @@ impl Fs {
             let Some(node) = self.tree.lookup(parent, name).await? else {
                 return Ok(None);
             };
-            let ino = node.ino;
-            if !self.tree.count_lookup(ino) {
+            if !self.tree.count_lookup(node.ino) {
                 // The kernel has forgotten the inode just now: it is found anew.
                 continue;
             }
-            let known = self.tree.with_attributes(node).await;
-            if known.is_err() {
-                self.tree.forget(ino, 1);
-            }
-            return known.map(Some);
+            // What a directory's marker says is looked for when somebody wants to know it: whoever walks does not.
+            return Ok(Some(node));
         }
     }
 
@@ -70,7 +66,9 @@ impl Fs {
             bucket: directory.bucket.clone(),
             key,
         };
-        let attributes = self.new_attributes(caller, parent, libc::S_IFDIR | (mode & 0o7777))?;
+        let attributes = self
+            .new_attributes(caller, parent, libc::S_IFDIR | (mode & 0o7777))
+            .await?;
         let format = self.settings.metadata_format;
         let version = match self
             .tree
@@ -219,7 +217,7 @@ impl Fs {
         }
         let node = self
             .put_new(
-                self.new_attributes(caller, parent, libc::S_IFLNK | 0o777)?,
+                self.new_attributes(caller, parent, libc::S_IFLNK | 0o777).await?,
                 parent,
                 name,
                 target,
@@ -248,7 +246,7 @@ impl Fs {
             let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
             let attributes = Attributes {
                 device: is_device.then_some(device),
-                ..self.new_attributes(caller, parent, mode)?
+                ..self.new_attributes(caller, parent, mode).await?
             };
             return self.put_new(attributes, parent, name, b"").await;
         }

@@ -520,7 +520,9 @@ impl Fs {
             self.tree.count_lookup(node.ino);
             return Ok((node, opened));
         }
-        let attributes = self.new_attributes(caller, parent, libc::S_IFREG | (mode & 0o7777))?;
+        let attributes = self
+            .new_attributes(caller, parent, libc::S_IFREG | (mode & 0o7777))
+            .await?;
         let file = self.new_file(&id, flags, attributes);
         let node = self.tree.create_local(&directory, name, &id, attributes);
         self.tree.count_lookup(node.ino);
@@ -666,8 +668,11 @@ fn is_for_appending(flags: i32) -> bool {
 impl Fs {
     /// Attributes of what `caller` creates now in a directory. `mode` has the type bits. In a directory with the set-group-id
     /// bit everything gets its group, and directories that bit too.
-    pub(crate) fn new_attributes(&self, caller: Caller, parent: Ino, mode: u32) -> Result<Attributes> {
-        let parent = self.attr(&self.tree.node(parent)?);
+    ///
+    /// # Errors
+    /// What S3 says when the directory is asked for its attributes.
+    pub(crate) async fn new_attributes(&self, caller: Caller, parent: Ino, mode: u32) -> Result<Attributes> {
+        let parent = self.attr(&self.tree.with_attributes(self.tree.node(parent)?).await?);
         let inherits = parent.mode & libc::S_ISGID != 0;
         let inherited_bit = if inherits && mode & libc::S_IFMT == libc::S_IFDIR {
             libc::S_ISGID

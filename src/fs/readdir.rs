@@ -48,9 +48,6 @@ impl Batch {
     }
 }
 
-/// HEADs of one batch that run at once.
-const PARALLEL_HEADS: usize = 32;
-
 /// Where a directory handle is.
 #[derive(Default)]
 pub struct Position {
@@ -190,7 +187,7 @@ impl Fs {
     ) -> Result<Vec<DirectoryEntry>> {
         let described: Vec<Result<Option<DirectoryEntry>>> = stream::iter(items.into_iter().zip(from + 1..))
             .map(|(item, next_offset)| self.describe_one(handle, item, next_offset, with_attributes, looks))
-            .buffered(PARALLEL_HEADS)
+            .buffered(self.tree.settings.head_parallelism)
             .collect()
             .await;
         let (mut entries, mut first_error) = (Vec::with_capacity(described.len()), None);
@@ -275,6 +272,7 @@ impl Fs {
             let settled = self.tree.settle_item(place, item).await?;
             return Ok(settled.map(|node| (node, false)));
         }
+        self.tree.heads.announce(place);
         Ok(self.tree.settle_guess(place, item).map(|node| (node, true)))
     }
 }

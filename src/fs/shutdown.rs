@@ -55,6 +55,7 @@ impl Fs {
                 self.finish_deferred_delete(ino, &content).await;
             }
         }
+        self.tree.remember().await;
         unsent
     }
 

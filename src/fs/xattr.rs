@@ -83,7 +83,8 @@ impl Fs {
             names.push(0);
         };
         // Nothing that a listing shows needs to be asked for.
-        let headers = if node.attributes_known || self.content(ino).is_some() {
+        let is_directory = matches!(node.place, Place::Directory(_));
+        let headers = if node.attributes_known || is_directory || self.content(ino).is_some() {
             self.carried(&node).await?.headers
         } else {
             ObjectHeaders::default()
@@ -219,7 +220,7 @@ impl Fs {
 
     async fn carried_in_bucket(&self, node: &Node) -> Result<Carried> {
         if let Place::Directory(_) = &node.place {
-            let node = self.tree.with_attributes(node.clone()).await?;
+            let node = self.tree.with_marker(node.clone()).await?;
             return Ok(Carried {
                 version: node.version,
                 headers: node.headers.as_deref().cloned().unwrap_or_default(),

@@ -238,7 +238,7 @@ impl DirectoryReader {
                 .filter(|listing| tree.is_fresh(listing.listed_at))
         };
         let mut listing = fresh(&self.tree);
-        if listing.is_none() && self.tree.wait_for_listing_ahead(&self.place).await {
+        if listing.is_none() && self.tree.wait_for_listing_ahead(&self.place, false).await {
             listing = fresh(&self.tree);
         }
         self.tree.walks.has_read(&self.place);
@@ -386,7 +386,7 @@ impl Tree {
     ///
     /// # Errors
     /// What S3 says.
-    pub async fn settle_item(&self, place: &DirectoryPlace, item: &Item) -> Result<Option<Node>> {
+    pub async fn settle_item(self: &Arc<Self>, place: &DirectoryPlace, item: &Item) -> Result<Option<Node>> {
         match item {
             Item::Local(node) => Ok(Some((**node).clone())),
             Item::Listed { name, listed, at } => self.settle_listed(place, name, listed.clone(), *at).await,

@@ -74,7 +74,7 @@ impl Tree {
     ///
     /// # Errors
     /// `NotFound` when another host removed it, and what S3 says.
-    pub async fn current(&self, ino: Ino) -> Result<Node> {
+    pub async fn current(self: &Arc<Self>, ino: Ino) -> Result<Node> {
         let node = self.node(ino)?;
         let Some(id) = node.object().cloned() else {
             return self.with_attributes(node).await;

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Upload algorithm that marks objects whose metadata may carry attributes.
-const MARK: &str = "CRC32C";
+pub(super) const MARK: &str = "CRC32C";
 /// Symlinks are never larger than the longest path (`PATH_MAX`).
 const MAX_SYMLINK_BYTES: u64 = 4096;
 /// This many lookups that went to the bucket, close together, make a listing the cheaper way.
@@ -300,7 +300,7 @@ impl Tree {
 
     /// Lists a directory if one page holds it; false when it is larger.
     async fn list_small(self: &Arc<Self>, directory: &DirectoryPlace) -> Result<bool> {
-        if self.wait_for_listing_ahead(directory).await && self.listings.get(directory).is_some() {
+        if self.wait_for_listing_ahead(directory, false).await && self.listings.get(directory).is_some() {
             self.walks.has_read(directory);
             return Ok(true);
         }
@@ -311,7 +311,7 @@ impl Tree {
 
     /// The inode of what a listing showed; a HEAD where its attributes are needed and unknown.
     pub(crate) async fn settle_listed(
-        &self,
+        self: &Arc<Self>,
         directory: &DirectoryPlace,
         name: &str,
         listed: Listed,
@@ -338,12 +338,15 @@ impl Tree {
         if self.table().is_hidden(&id) {
             return Ok(None);
         }
-        if let Some(seen) = self.seen_from_listing(&id, &object, at) {
+        let mut seen = self.seen_from_listing(&id, &object, at);
+        if seen.is_none() && self.attributes.load(&id).await {
+            seen = self.seen_from_listing(&id, &object, at);
+        }
+        if let Some(seen) = seen {
             return Ok(Some(self.settle_seen(&id, link, seen)));
         }
-        let asked_at = rt::now();
-        match self.client.head(&id).await {
-            Ok(info) => Ok(Some(self.settle_info(&id, link, &info, asked_at))),
+        match self.head_in_row(&id, Some(&link), Some(&object.etag)).await {
+            Ok((info, asked_at)) => Ok(Some(self.settle_info(&id, link, &info, asked_at))),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.listings.remove(directory, name);
                 Ok(None)

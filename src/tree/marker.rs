@@ -16,17 +16,53 @@ use super::node::{DirectoryPlace, Ino, Node, Place};
 use crate::base::attributes::{Attributes, MetadataFormat};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::mount_config::AttributesMode;
-use crate::base::object::{Condition, ObjectHeaders, ObjectInfo, Version};
+use crate::base::object::{Condition, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::plan::entries::PageObject;
 use crate::rt::{self, Instant};
 use crate::s3::capabilities::{Feature, Support};
-use std::sync::Arc;
+use lru::LruCache;
+use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// So many directories are asked for their markers in any case.
-const SAMPLE: u32 = 3;
+pub(super) const SAMPLE: u32 = 3;
 /// How often a change looks again before it gives up.
 const MAX_LOOKS: u32 = 5;
+
+// unwrap: the number is not zero, which the compiler checks.
+const MAX_LISTED: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
+
+/// Markers that listings ahead of walks have shown, or would have shown, and when those were asked for.
+pub(super) struct ListedMarkers(Mutex<LruCache<DirectoryPlace, (Option<PageObject>, Instant)>>);
+
+impl Default for ListedMarkers {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(MAX_LISTED)))
+    }
+}
+
+impl ListedMarkers {
+    fn lock(&self) -> MutexGuard<'_, LruCache<DirectoryPlace, (Option<PageObject>, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn note(&self, place: DirectoryPlace, marker: PageObject, at: Instant) {
+        self.lock().put(place, (Some(marker), at));
+    }
+
+    /// A listing from `at` on has all of the directory: without a marker, if none was noted.
+    pub fn note_whole(&self, place: &DirectoryPlace, at: Instant) {
+        let mut all = self.lock();
+        if all.peek(place).is_none_or(|(_, noted_at)| *noted_at < at) {
+            all.put(place.clone(), (None, at));
+        }
+    }
+
+    fn take(&self, place: &DirectoryPlace) -> Option<(Option<PageObject>, Instant)> {
+        self.lock().pop(place)
+    }
+}
 
 /// What was seen of a marker.
 struct Seen {
@@ -41,15 +77,52 @@ impl Tree {
     ///
     /// # Errors
     /// What S3 says; a marker that is missing or denied is no error.
-    pub async fn with_attributes(&self, node: Node) -> Result<Node> {
+    pub async fn with_attributes(self: &Arc<Self>, node: Node) -> Result<Node> {
         let Place::Directory(place) = &node.place else {
             return Ok(node);
         };
         if self.knows_attributes(&node) {
             return Ok(node);
         }
+        if let Some(known) = self.as_listed_ahead(&node, place).await {
+            return Ok(known);
+        }
         self.look_at_marker(node.ino, place).await?;
         Ok(self.table().get(node.ino).cloned().unwrap_or(node))
+    }
+
+    /// As [`Tree::with_attributes`], with all that the marker carries.
+    ///
+    /// # Errors
+    /// What S3 says.
+    pub async fn with_marker(self: &Arc<Self>, node: Node) -> Result<Node> {
+        let node = self.with_attributes(node).await?;
+        let Place::Directory(place) = &node.place else {
+            return Ok(node);
+        };
+        if node.version.is_some() && node.headers.is_none() {
+            // Only a listing was seen of it.
+            self.look_at_marker(node.ino, place).await?;
+            return self.node(node.ino);
+        }
+        Ok(node)
+    }
+
+    /// The directory as a listing ahead of the walk shows it, where that and what is remembered of its marker tell enough.
+    async fn as_listed_ahead(self: &Arc<Self>, node: &Node, place: &DirectoryPlace) -> Option<Node> {
+        let id = Self::marker_id(place);
+        if !self.attributes.load(&id).await {
+            return None;
+        }
+        let mut listed = self.listed_markers.take(place);
+        if listed.is_none() && self.attributes.remembers_marker(&id) {
+            self.wait_for_listing_ahead(place, true).await;
+            listed = self.listed_markers.take(place);
+        }
+        let (marker, at) = listed.filter(|(_, at)| self.is_fresh(*at))?;
+        self.saw_listed_marker(place, marker.as_ref(), at);
+        let node = self.node(node.ino).ok()?;
+        self.knows_attributes(&node).then_some(node)
     }
 
     /// True when nothing needs to be asked for the attributes of this inode.
@@ -58,13 +131,26 @@ impl Tree {
         let Place::Directory(place) = &node.place else {
             return true;
         };
+        node.gone || node.marker_at.is_some_and(|at| self.is_fresh(at)) || !self.may_have_attributes(place)
+    }
+
+    /// The marker of a directory, where somebody who wants its attributes would have to look at that.
+    pub(super) fn marker_to_look_at(&self, place: &DirectoryPlace) -> Option<ObjectId> {
+        let node = self.table().directory(place).cloned();
+        let is_known = match &node {
+            Some(node) => self.knows_attributes(node),
+            None => !self.may_have_attributes(place),
+        };
+        (!is_known).then(|| Self::marker_id(place))
+    }
+
+    /// False where no marker can be, or none needs to be asked.
+    fn may_have_attributes(&self, place: &DirectoryPlace) -> bool {
         let support = self.client.capabilities().get(Feature::MarkerMetadata);
-        node.gone
-            || !has_marker_key(place)
-            || self.settings.attributes == AttributesMode::Listing
-            || matches!(support, Support::Ignored | Support::Refused)
-            || node.marker_at.is_some_and(|at| self.is_fresh(at))
-            || !self.markers_may_matter()
+        has_marker_key(place)
+            && self.settings.attributes != AttributesMode::Listing
+            && !matches!(support, Support::Ignored | Support::Refused)
+            && self.markers_may_matter()
     }
 
     /// Where listings show how objects were uploaded, some directories are a sample: while none has had a marker with
@@ -78,11 +164,18 @@ impl Tree {
     }
 
     /// Returns the size of what is under the marker's key.
-    async fn look_at_marker(&self, ino: Ino, place: &DirectoryPlace) -> Result<u64> {
-        let asked_at = rt::now();
+    async fn look_at_marker(self: &Arc<Self>, ino: Ino, place: &DirectoryPlace) -> Result<u64> {
         self.markers_asked.fetch_add(1, Ordering::Relaxed);
-        let info = match self.client.head(&Self::marker_id(place)).await {
-            Ok(info) => Some(info),
+        let link = self.table().get(ino).and_then(|node| node.link.clone());
+        let mut asked_at = rt::now();
+        let looked = self
+            .head_in_row(&Self::marker_id(place), link.as_ref(), None)
+            .await;
+        let info = match looked {
+            Ok((info, at)) => {
+                asked_at = at;
+                Some(info)
+            }
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) => None,
             Err(error) => return Err(error),
         };
@@ -159,7 +252,7 @@ impl Tree {
     /// `Unsupported` when the marker cannot carry what `change_headers` wants;
     /// `Busy` when the marker keeps changing, and what S3 says.
     pub async fn change_directory(
-        &self,
+        self: &Arc<Self>,
         node: &Node,
         place: &DirectoryPlace,
         format: MetadataFormat,

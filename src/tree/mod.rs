@@ -8,14 +8,17 @@
 //! 5. A directory's attributes are on an object that its listing does not show ([`marker`]).
 //! 6. Changes of the namespace are conditional on what is there ([`change`], [`rename`]).
 //!    Whole directories are moved without holding their names in memory ([`moves`]).
+//!    What listings do not tell is asked for ahead ([`heads`]), and remembered from mount to mount ([`facts`]).
 //! 7. Whoever walks a tree has its listings before they are asked for ([`walks`]).
 //! 8. Buckets are directories of a virtual root ([`buckets`]).
 
 pub mod buckets;
 pub mod change;
 pub mod directory;
+pub mod facts;
 pub mod follow;
 pub mod freshness;
+pub mod heads;
 pub mod lookup;
 pub mod marker;
 pub mod moves;
@@ -30,6 +33,7 @@ use crate::base::mount_config::{AttributesMode, Source};
 use crate::base::names::DirectoryKey;
 use crate::base::object::ObjectId;
 use crate::cache::attributes::AttributeCache;
+use crate::cache::attributes::disk::DiskAttributes;
 use crate::cache::listings::{Listable, Listings};
 use crate::plan::entries::{ListingOrder, PageObject};
 use crate::rt::{self, Instant};
@@ -56,7 +60,7 @@ impl Listable for Listed {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TreeSettings {
     pub source: Source,
     /// `None`: for ever.
@@ -67,6 +71,10 @@ pub struct TreeSettings {
     pub allow_bucket_changes: bool,
     /// True where listings are known to show checksum algorithms (AWS).
     pub listings_show_algorithms: bool,
+    /// So many looks at objects run ahead of a walk at a time.
+    pub head_parallelism: usize,
+    /// What mounts of this machine know of attributes.
+    pub attributes_on_disk: Option<Arc<DiskAttributes>>,
 }
 
 /// Something that the kernel should forget, told from a thread of its own.
@@ -93,6 +101,7 @@ pub struct Tree {
     pub(crate) attributes: AttributeCache,
     buckets: buckets::BucketCache,
     heat: lookup::Heat,
+    pub(crate) heads: heads::Heads,
     walks: walks::Walks,
     /// A listing has shown a checksum algorithm, so an object without the mark was not written by a tool of ours.
     algorithms_seen: AtomicBool,
@@ -108,6 +117,9 @@ pub struct Tree {
     markers_matter: AtomicBool,
     /// How many markers were looked for.
     markers_asked: AtomicU32,
+    /// Some objects were looked at to find out what there is.
+    sampled: AtomicBool,
+    listed_markers: marker::ListedMarkers,
     invalidations: UnboundedSender<Invalidation>,
 }
 
@@ -134,11 +146,14 @@ impl Tree {
             markers_matter: AtomicBool::new(false),
             objects_listed: AtomicBool::new(false),
             markers_asked: AtomicU32::new(0),
+            sampled: AtomicBool::new(false),
+            listed_markers: marker::ListedMarkers::default(),
             table: Mutex::new(Table::new(root, rt::now(), rt::wall_clock())),
             listings: Listings::new(LISTING_CAPACITY_ENTRIES),
-            attributes: AttributeCache::new(ATTRIBUTE_CAPACITY),
+            attributes: AttributeCache::new(ATTRIBUTE_CAPACITY, settings.attributes_on_disk.clone()),
             buckets: buckets::BucketCache::default(),
             heat: lookup::Heat::default(),
+            heads: heads::Heads::new(settings.head_parallelism),
             walks: walks::Walks::default(),
             settings,
             invalidations,

@@ -21,7 +21,7 @@ use crate::base::error::Result;
 use crate::base::mount_config::Source;
 use crate::base::names::DirectoryKey;
 use crate::cache::listings::Moment;
-use crate::plan::entries::ListingOrder;
+use crate::plan::entries::{ListingOrder, PageObject};
 use crate::plan::flat::{CompleteDirectory, FlatListing};
 use crate::rt::{self, Instant};
 use crate::s3::types::{ListPage, ListRequest};
@@ -152,6 +152,7 @@ impl Walks {
         &self,
         place: &DirectoryPlace,
         parent: DirectoryPlace,
+        is_sure: bool,
         new: impl FnOnce(DirectoryPlace) -> Arc<Sweep>,
         begin: impl FnOnce(Arc<Sweep>),
     ) -> Option<Arc<Sweep>> {
@@ -162,7 +163,9 @@ impl Walks {
             .iter()
             .find(|sweep| sweep.is_above(place) && sweep.progress().outlook(place, 0) != Outlook::TooFar)
             .cloned();
-        if found.is_none() && state.is_walk(&parent, &place.key) && state.sweeps.len() < MAX_SWEEPS {
+        let is_walk =
+            found.is_none() && (state.is_walk(&parent, &place.key) || (is_sure && state.may_begin(&parent)));
+        if is_walk && state.sweeps.len() < MAX_SWEEPS {
             let sweep = new(parent);
             state.sweeps.push(sweep.clone());
             self.active.store(state.sweeps.len(), Ordering::Relaxed);
@@ -179,6 +182,7 @@ impl State {
     /// Notes that `child` of `parent` has to be listed; true when another one was just before.
     fn is_walk(&mut self, parent: &DirectoryPlace, child: &DirectoryKey) -> bool {
         let now = rt::now();
+        let may_begin = self.may_begin(parent);
         let before = self.parents.get(parent);
         let poor_until = before.and_then(|steps| steps.poor_until);
         let follows = before
@@ -189,8 +193,12 @@ impl State {
             poor_until,
         };
         self.parents.put(parent.clone(), steps);
-        follows
-            && poor_until.is_none_or(|until| until <= now)
+        follows && may_begin
+    }
+
+    fn may_begin(&self, parent: &DirectoryPlace) -> bool {
+        let poor_until = self.parents.peek(parent).and_then(|steps| steps.poor_until);
+        poor_until.is_none_or(|until| until <= rt::now())
             && self.sweeps.iter().all(|sweep| sweep.root != *parent)
     }
 
@@ -328,8 +336,13 @@ fn start_before(prefix: &str) -> String {
 }
 
 impl Tree {
-    /// Waits for the directory's listing if it is about to come by itself; true when it may be in the cache now.
-    pub(crate) async fn wait_for_listing_ahead(self: &Arc<Self>, place: &DirectoryPlace) -> bool {
+    /// Waits for the directory's listing if it is about to come by itself; true when it may be in the cache now. `is_sure`:
+    /// this is a step of a walk, or so cheap that it may be one.
+    pub(crate) async fn wait_for_listing_ahead(
+        self: &Arc<Self>,
+        place: &DirectoryPlace,
+        is_sure: bool,
+    ) -> bool {
         let Some(parent) = self.parent_for_walks(place) else {
             return false;
         };
@@ -361,7 +374,7 @@ impl Tree {
             let tree = Arc::downgrade(self);
             drop(rt::spawn(run(tree, sweep)));
         };
-        match self.walks.sweep_for(place, parent, new, begin) {
+        match self.walks.sweep_for(place, parent, is_sure, new, begin) {
             Some(sweep) => sweep.wait_for(place).await,
             None => false,
         }
@@ -412,8 +425,22 @@ impl Tree {
                     .map(|entry| (entry.name, listed(&entry.kind)))
                     .collect();
                 self.listings.finish_since(&place, *since, entries, *at);
+                if progress.order == ListingOrder::Bytes {
+                    self.listed_markers.note_whole(&place, *at);
+                }
             }
             progress.unread.insert(place, directory.keys as u64);
+        }
+    }
+
+    fn note_markers(&self, bucket: &Arc<str>, objects: &[PageObject], at: Instant) {
+        let markers = objects.iter().filter(|object| object.key.ends_with('/'));
+        for marker in markers {
+            let place = DirectoryPlace {
+                bucket: bucket.clone(),
+                key: DirectoryKey::root(&marker.key),
+            };
+            self.listed_markers.note(place, marker.clone(), at);
         }
     }
 
@@ -469,6 +496,9 @@ fn absorb(tree: &Tree, sweep: &Sweep, page: Result<ListPage>, asked: &Asked) -> 
     let is_last = page.continuation.is_none();
     let objects: Vec<_> = page.objects.into_iter().map(page_object).collect();
     let mut progress = sweep.progress();
+    if let Some((_, at)) = asked.get(&progress.listing.pages()) {
+        tree.note_markers(&sweep.root.bucket, &objects, *at);
+    }
     progress.listed_keys += objects.len() as u64;
     if let Some(last) = objects.last() {
         progress.position.clone_from(&last.key);

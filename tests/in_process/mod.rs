@@ -192,6 +192,8 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf) -> Arc<Fs>
         read_only: false,
         allow_bucket_changes: false,
         listings_show_algorithms: !options.probing,
+        head_parallelism: 32,
+        attributes_on_disk: None,
     };
     let tree = Tree::new(client.clone(), settings, invalidations);
     let context = Arc::new(FileContext {

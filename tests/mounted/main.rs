@@ -21,6 +21,7 @@ mod everyday;
 mod exercisers;
 mod foreign;
 mod handles;
+mod heads;
 mod killed;
 mod large;
 mod log;

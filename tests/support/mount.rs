@@ -161,6 +161,7 @@ pub struct MountBuilder {
     source: Option<String>,
     options: Vec<String>,
     place: Option<Arc<Place>>,
+    cache: Option<PathBuf>,
     user_id: Option<u32>,
     keys: (String, String),
     expected: Vec<String>,
@@ -179,6 +180,7 @@ impl MountBuilder {
                 "us-east-1".into(),
             ],
             place: None,
+            cache: None,
             user_id: None,
             keys: (ACCESS_KEY.into(), SECRET_KEY.into()),
             expected: Vec::new(),
@@ -196,6 +198,12 @@ impl MountBuilder {
     /// In directories that exist already.
     pub fn at(mut self, place: &Arc<Place>) -> Self {
         self.place = Some(place.clone());
+        self
+    }
+
+    /// With the cache of another place.
+    pub fn cache_of(mut self, place: &Place) -> Self {
+        self.cache = Some(place.cache());
         self
     }
 
@@ -237,7 +245,10 @@ impl MountBuilder {
             .arg("mount")
             .args(&self.source)
             .arg(place.mount_point());
-        tool = tool.args(&self.options).arg("--cache-dir").arg(place.cache());
+        tool = tool
+            .args(&self.options)
+            .arg("--cache-dir")
+            .arg(self.cache.clone().unwrap_or_else(|| place.cache()));
         tool = tool.arg("--log-file").arg(place.log().path);
         tool = tool
             .env("AWS_ACCESS_KEY_ID", &self.keys.0)
