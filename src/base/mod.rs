@@ -8,4 +8,5 @@ pub mod mount_config;
 pub mod names;
 pub mod object;
 pub mod prices;
+pub mod requests;
 pub mod segments;

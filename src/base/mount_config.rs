@@ -3,6 +3,7 @@
 
 use crate::base::attributes::MetadataFormat;
 use crate::base::prices::RequestPrices;
+use crate::base::requests::RequestOptions;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,8 +46,8 @@ pub struct EndpointConfig {
     pub path_style: PathStyle,
     /// Send requests without a signature, for public buckets.
     pub no_sign_request: bool,
-    /// Agree to pay for requests to buckets whose owners do not.
-    pub requester_pays: bool,
+    /// What all requests carry.
+    pub requests: RequestOptions,
     /// What the user says the store does, as `NAME=HOW` settings (`s3::Capabilities` in its printed form); wins over
     /// what is found out or remembered.
     pub capabilities: String,

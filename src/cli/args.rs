@@ -12,6 +12,7 @@ use crate::base::mount_config::{AttributesMode, MetadataTtl, OnConflict, PathSty
 use crate::base::prices::RequestPrices;
 use crate::cli::bucket::args::{BucketsArgs, CatArgs, GetArgs, LsArgs, PutArgs, RmArgs, UrlArgs};
 use crate::cli::failure::EXIT_CODES_HELP;
+use crate::cli::request_args::RequestArgs;
 use crate::cli::units::{parse_count, parse_duration, parse_mode, parse_size_bytes, parse_ttl};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::{OsStr, OsString};
@@ -96,9 +97,8 @@ pub struct EndpointArgs {
     /// Send requests without a signature, for public buckets
     #[arg(long, help_heading = "Store")]
     pub no_sign_request: bool,
-    /// Pay for requests to buckets whose owners do not
-    #[arg(long, help_heading = "Store")]
-    pub requester_pays: bool,
+    #[command(flatten)]
+    pub requests: RequestArgs,
     /// What the store does with a feature, rather than finding out: NAME=honoured|ignored|refused|unknown; may be repeated
     #[arg(long = "capability", value_name = "NAME=HOW", help_heading = "Store")]
     pub capabilities: Vec<String>,

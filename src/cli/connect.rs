@@ -18,7 +18,7 @@ pub fn client_options(endpoint: &EndpointConfig) -> ClientOptions {
             PathStyle::Never => s3::PathStyle::Never,
         },
         no_sign_request: endpoint.no_sign_request,
-        requester_pays: endpoint.requester_pays,
+        requests: endpoint.requests.clone(),
         capabilities: overrides(endpoint),
         credentials: endpoint.keys.as_ref().map(|keys| StaticCredentials {
             access_key_id: keys.access_key_id.clone(),

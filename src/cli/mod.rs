@@ -25,6 +25,7 @@ pub mod mount_config;
 mod mount_options;
 mod progress;
 mod refresh;
+pub mod request_args;
 mod say;
 mod serve;
 mod signals;

@@ -144,7 +144,7 @@ pub fn resolve_endpoint(args: &EndpointArgs, environment: &Environment) -> Resul
         profile: word("--profile", &args.profile)?,
         path_style: args.path_style.map(Into::into).unwrap_or_default(),
         no_sign_request: args.no_sign_request,
-        requester_pays: args.requester_pays,
+        requests: args.requests.resolve(environment)?,
         capabilities,
         ca_bundle: args.ca_bundle.as_ref().map(|path| environment.absolute(path)),
         keys: None,

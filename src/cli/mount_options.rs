@@ -60,7 +60,7 @@ fn apply_one(option: &str, args: &mut MountArgs, extra: &mut ExtraOptions) -> Re
         "allow_bucket_changes" => args.allow_bucket_changes = true,
         "list_virtual_xattrs" => args.list_virtual_xattrs = true,
         "no_sign_request" => args.endpoint.no_sign_request = true,
-        "requester_pays" => args.endpoint.requester_pays = true,
+        "requester_pays" => args.endpoint.requests.requester_pays = true,
         "use_path_request_style" => args.endpoint.path_style = Some(PathStyleArg::Always),
         "default_permissions" => extra.default_permissions = true,
         "foreground" => args.foreground = true,
@@ -80,6 +80,12 @@ fn apply_value(name: &str, value: &str, args: &mut MountArgs) -> Result<(), Stri
         "profile" => args.endpoint.profile = text(),
         "path_style" => args.endpoint.path_style = Some(parse_word(value)?),
         "ca_bundle" => args.endpoint.ca_bundle = Some(value.into()),
+        "expected_bucket_owner" => args.endpoint.requests.expected_bucket_owner = text(),
+        "sse" => args.endpoint.requests.sse = Some(parse_word(value)?),
+        "sse_kms_key_id" => args.endpoint.requests.sse_kms_key_id = text(),
+        "sse_c_key_file" => args.endpoint.requests.sse_c_key_file = Some(value.into()),
+        "storage_class" => args.endpoint.requests.storage_class = text(),
+        "acl" => args.endpoint.requests.acl = Some(parse_word(value)?),
         "capability" => args.endpoint.capabilities.push(value.to_owned()),
         "uid" => args.uid = text(),
         "gid" => args.gid = text(),
@@ -209,7 +215,7 @@ fn merge(args: &mut MountArgs, other: MountArgs) {
     args.allow_bucket_changes |= other.allow_bucket_changes;
     args.list_virtual_xattrs |= other.list_virtual_xattrs;
     args.endpoint.no_sign_request |= other.endpoint.no_sign_request;
-    args.endpoint.requester_pays |= other.endpoint.requester_pays;
+    args.endpoint.requests.fill(other.endpoint.requests);
     fill(&mut args.endpoint.endpoint_url, other.endpoint.endpoint_url);
     fill(&mut args.endpoint.region, other.endpoint.region);
     fill(&mut args.endpoint.profile, other.endpoint.profile);
@@ -245,6 +251,7 @@ fn merge(args: &mut MountArgs, other: MountArgs) {
 mod tests {
     use super::*;
     use crate::cli::args::MetadataFormatArg;
+    use crate::cli::request_args::{AclArg, SseArg};
     use std::path::PathBuf;
     use std::time::Duration;
 
@@ -260,7 +267,9 @@ mod tests {
     fn a_line_of_fstab_is_understood() {
         let line = "rw,_netdev,nofail,x-systemd.automount,x-systemd.idle-timeout=60,allow_other,uid=backup,gid=34,list_virtual_xattrs,\
             umask=077,endpoint_url=http://127.0.0.1:9000,region=eu-west-1,profile=p,metadata_ttl=forever,memory=64M,\
-            capability=put-if-match=ignored,capability=crc32c=refused,state_dir=/s,cache-dir=/c,metadata_format=s3fs,stall_timeout=5s,nodev,nosuid,noexec,noatime";
+            capability=put-if-match=ignored,capability=crc32c=refused,state_dir=/s,cache-dir=/c,metadata_format=s3fs,stall_timeout=5s,nodev,nosuid,noexec,noatime,\
+            requester_pays,expected_bucket_owner=123456789012,sse=aws:kms,sse_kms_key_id=arn:aws:kms:eu-west-1:1:key/2,sse_c_key_file=/k,\
+            storage_class=STANDARD_IA,acl=bucket-owner-full-control";
         let (args, extra) = parse(line).expect("all known");
         assert!(args.allow_other && args.list_virtual_xattrs && !args.read_only);
         assert_eq!(
@@ -276,6 +285,20 @@ mod tests {
             args.endpoint.capabilities,
             ["put-if-match=ignored", "crc32c=refused"]
         );
+        let requests = &args.endpoint.requests;
+        assert!(requests.requester_pays && requests.acl == Some(AclArg::BucketOwnerFullControl));
+        assert_eq!(
+            (requests.sse, requests.sse_kms_key_id.as_deref()),
+            (Some(SseArg::Kms), Some("arn:aws:kms:eu-west-1:1:key/2"))
+        );
+        assert_eq!(
+            (
+                requests.storage_class.as_deref(),
+                requests.expected_bucket_owner.as_deref()
+            ),
+            (Some("STANDARD_IA"), Some("123456789012"))
+        );
+        assert_eq!(requests.sse_c_key_file, Some(PathBuf::from("/k")));
         assert_eq!(args.memory, Some(64 << 20));
         assert_eq!(args.stall_timeout, Some(Duration::from_secs(5)));
         assert_eq!(

@@ -60,6 +60,11 @@ pub struct Headers {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_side_encryption: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub kms_key_id: Option<String>,
+    /// Of the key that whoever reads has to give (SSE-C). Nothing is encrypted here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub customer_key_md5: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub website_redirect_location: Option<String>,
 }
 

@@ -58,7 +58,9 @@ where
             Ok(found) => found,
             Err(looking) => {
                 tracing::debug!(%error, %looking, "the outcome of a write is unknown");
-                return Err(error.as_kind(ErrorKind::Ambiguous));
+                let error = error.as_kind(ErrorKind::Ambiguous);
+                let is_silence = looking.errno() == libc::ETIMEDOUT;
+                return Err(if is_silence { error.after_silence() } else { error });
             }
         };
         if let Some(info) = found.as_ref().filter(|info| carries(info, transaction)) {

@@ -16,8 +16,10 @@ use super::endpoint::{self, Addressing, Endpoint};
 use super::pace::Pace;
 use super::regions::Regions;
 use super::retry::Inner;
+use super::stamp::Stamp;
 use super::tls;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::requests::RequestOptions;
 use crate::rt;
 use crate::telemetry::Metrics;
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
@@ -25,16 +27,14 @@ use aws_config::imds::region::ImdsRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    ConfigBag, Intercept, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
-    StalledStreamProtectionConfig,
+    RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
 };
-use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -86,8 +86,8 @@ pub struct ClientOptions {
     pub stall_timeout: Duration,
     /// A quarter of them is for small requests only.
     pub max_connections: usize,
-    /// Pay for requests to buckets of others.
-    pub requester_pays: bool,
+    /// What all requests carry.
+    pub requests: RequestOptions,
     /// Never write anything, not even to find out what the endpoint does.
     pub read_only: bool,
     /// Where probe objects are written: ends in `/` or is empty.
@@ -108,7 +108,7 @@ impl Default for ClientOptions {
             ca_bundle: None,
             stall_timeout: Duration::from_mins(1),
             max_connections: 64,
-            requester_pays: false,
+            requests: RequestOptions::default(),
             read_only: false,
             probe_prefix: String::new(),
             capabilities: Capabilities::default(),
@@ -138,6 +138,10 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
     let connector = make_connector(&options, &metrics, &clock, dialer).await?;
     let shared = load(&options, connector.clone()).await;
     let endpoint = Endpoint::resolve(options.endpoint_url.as_deref(), &shared)?;
+    if options.requests.customer_key().is_some() && !endpoint.is_private() {
+        let message = "a key of your own (SSE-C) goes with every request: that needs an endpoint of https, or on this machine";
+        return Err(Error::new(ErrorKind::Invalid, message));
+    }
     let region = region(&shared, &endpoint).await;
     let (identity, provider) = Identity::establish(&options, &shared, &region, connector).await?;
     let addressing = Addressing::resolve(&options, &shared, &endpoint).await?;
@@ -161,6 +165,9 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
         )),
         stall_timeout: options.stall_timeout,
         capabilities: KnownCapabilities::new(capabilities, !options.read_only, options.probe_prefix),
+        requests: options.requests,
+        old_probes_are_gone: AtomicBool::new(false),
+        has_seen_other_storage: AtomicBool::new(false),
         is_aws: endpoint.is_aws(),
         endpoint: endpoint.name().to_owned(),
     };
@@ -267,33 +274,10 @@ fn s3_config(
         .accelerate(addressing.accelerate)
         .use_dual_stack(addressing.dual_stack);
     builder.set_endpoint_url(endpoint.url().map(str::to_owned));
-    if options.requester_pays {
-        builder = builder.interceptor(RequesterPays);
+    if options.requests != RequestOptions::default() {
+        builder = builder.interceptor(Stamp(options.requests.clone()));
     }
     builder
-}
-
-#[derive(Debug)]
-struct RequesterPays;
-
-#[dyn_dispatch_hint]
-impl Intercept for RequesterPays {
-    fn name(&self) -> &'static str {
-        "RequesterPays"
-    }
-
-    fn modify_before_signing(
-        &self,
-        context: &mut BeforeTransmitInterceptorContextMut<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> std::result::Result<(), aws_sdk_s3::error::BoxError> {
-        context
-            .request_mut()
-            .headers_mut()
-            .insert("x-amz-request-payer", "requester");
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use aws_config::SdkConfig;
 use aws_config::profile::ProfileSet;
 use aws_types::service_config::ServiceConfigKey;
+use std::net::IpAddr;
 
 const AWS: &str = "aws";
 /// The suffixes of S3's host names in all of AWS's partitions (botocore, `partitions.json`).
@@ -54,6 +55,17 @@ impl Endpoint {
 
     pub(super) fn is_aws(&self) -> bool {
         self.url().is_none_or(is_aws_host)
+    }
+
+    /// Nobody between here and the store can read what is sent.
+    pub(super) fn is_private(&self) -> bool {
+        let Some(uri) = self.url().and_then(|url| url.parse::<http::Uri>().ok()) else {
+            return true;
+        };
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let is_here =
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        uri.scheme_str() == Some("https") || is_here
     }
 
     /// Equal for equal stores.

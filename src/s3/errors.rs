@@ -246,6 +246,9 @@ fn meaning_of_code(code: &str) -> Option<Meaning> {
         | "TooManyRequests"
         | "TooManyRequestsException"
         | "BandwidthLimitExceeded" => Slower,
+        "KMS.ThrottlingException" => Slower,
+        // The key that the object or the bucket is encrypted with cannot be used.
+        code if code.starts_with("KMS.") => Final(ErrorKind::Denied),
         "RequestTimeout" | "RequestTimeoutException" => Later(ErrorKind::TimedOut),
         // Two conditional writes met: neither condition was decided, S3 says to try again.
         "ConditionalRequestConflict" | "OperationAborted" => Later(ErrorKind::Busy),

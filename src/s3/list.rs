@@ -57,6 +57,9 @@ impl Client {
             })
             .await?;
         self.notice(&page);
+        for object in &page.objects {
+            self.note_storage(object.storage_class.as_deref(), None);
+        }
         Ok(page)
     }
 

@@ -12,7 +12,8 @@
 //!    and TLS (`dial`, `tls`, `resolver`), bodies of known length without copies (`upload_body`).
 //! 6. Which store it is, however it was named: `endpoint`.
 //! 7. Whose requests they are, and keys that are replaced while we run: `credentials`.
-//! 8. Names and values that HTTP or XML cannot carry as they are: `convert`, `list`.
+//! 8. What a user's options say goes on every request that it is for: `stamp`.
+//! 9. Names and values that HTTP or XML cannot carry as they are: `convert`, `list`.
 
 mod advice;
 mod body;
@@ -37,6 +38,7 @@ mod regions;
 mod resolver;
 mod retry;
 pub mod silence;
+mod stamp;
 mod tags;
 mod tls;
 pub mod types;

@@ -12,6 +12,7 @@ use super::convert;
 use super::errors::Failure;
 use super::objects::{WireCondition, condition_failed_if_missing, content_md5, written_etag};
 use super::retry::{Call, Replay};
+use super::stamp::Keyed;
 use super::types::{CompleteRequest, UploadId, UploadedPart};
 use super::upload_body;
 use crate::base::checksum::Crc32c;
@@ -129,10 +130,9 @@ impl Client {
         from_etag: &ETag,
         range: ByteRange,
     ) -> Result<UploadedPart> {
-        let call = Call::on_object("UploadPartCopy", RequestClass::UploadPartCopy, id).data();
-        let output = self
-            .inner
-            .run(&call, |sdk| {
+        let call = &Call::on_object("UploadPartCopy", RequestClass::UploadPartCopy, id).data();
+        let send = |keyed: Keyed| {
+            self.inner.run(call, move |sdk| {
                 let copy = sdk
                     .upload_part_copy()
                     .bucket(&*id.bucket)
@@ -141,10 +141,13 @@ impl Client {
                     .part_number(number as i32)
                     .copy_source(convert::copy_source(from))
                     .copy_source_if_match(from_etag.quoted())
-                    .copy_source_range(convert::range_header(range));
+                    .copy_source_range(convert::range_header(range))
+                    .customize()
+                    .mutate_request(move |request| keyed.apply(request));
                 async move { copy.send().await.map_err(Failure::from) }
             })
-            .await?;
+        };
+        let output = self.with_key_fallback(send).await?;
         let result = output.copy_part_result();
         let checksum = result.and_then(|result| result.checksum_crc32_c());
         Ok(UploadedPart {

@@ -14,10 +14,12 @@ use super::client::Client;
 use super::convert;
 use super::errors::Failure;
 use super::retry::{Call, Replay};
+use super::stamp::Keyed;
 use super::types::{CopyRequest, GetRequest, PutRequest};
 use super::upload_body;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::object::{ByteRange, Condition, ETag, ObjectId, ObjectInfo, Version};
+use crate::base::object::{ByteRange, Condition, ETag, Encryption, ObjectId, ObjectInfo, Version};
+use crate::base::requests::WriteEncryption;
 use crate::base::segments::Segments;
 use crate::rt;
 use crate::telemetry::RequestClass;
@@ -26,6 +28,11 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, MetadataDirective, Stor
 use base64::Engine;
 use md5::Digest;
 use std::future::Future;
+use std::sync::atomic::Ordering;
+
+/// The class, and the encryption, that a copy gets where nothing else is said.
+const STANDARD: &str = "STANDARD";
+const S3_KEYS: &str = "AES256";
 
 /// The condition as it is sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,15 +68,47 @@ impl Client {
     /// # Errors
     /// `NotFound`; `Denied` also for missing keys where the caller may not list (S3 API, HeadObject).
     pub async fn head(&self, id: &ObjectId) -> Result<ObjectInfo> {
-        let call = Call::on_object("HeadObject", RequestClass::Head, id);
-        let output = self
-            .inner
-            .run(&call, |sdk| {
+        let call = &Call::on_object("HeadObject", RequestClass::Head, id);
+        let send = |keyed: Keyed| {
+            self.inner.run(call, move |sdk| {
                 let request = sdk.head_object().bucket(&*id.bucket).key(&*id.key);
+                let request = request
+                    .customize()
+                    .mutate_request(move |request| keyed.apply(request));
                 async move { request.send().await.map_err(Failure::from) }
             })
-            .await?;
-        convert::info_of_head(output).map_err(|error| error.on(id))
+        };
+        let output = self.with_key_fallback(send).await?;
+        let info = convert::info_of_head(output).map_err(|error| error.on(id))?;
+        self.note_storage(
+            info.headers.storage_class.as_deref(),
+            info.headers.encryption.as_ref(),
+        );
+        Ok(info)
+    }
+
+    pub(super) fn note_storage(&self, class: Option<&str>, encryption: Option<&Encryption>) {
+        let is_other = class.is_some_and(|class| class != STANDARD)
+            || encryption.is_some_and(|encryption| encryption.algorithm != S3_KEYS);
+        if is_other {
+            self.inner.has_seen_other_storage.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// True once an object was seen whose storage class or encryption a plain copy of it does not have: the answer to a HEAD
+    /// of it has to go with the copy.
+    #[must_use]
+    pub fn has_seen_other_storage(&self) -> bool {
+        self.inner.has_seen_other_storage.load(Ordering::Relaxed)
+    }
+
+    /// True where a copy's ETag says nothing of its bytes.
+    #[must_use]
+    pub fn encrypts_otherwise(&self) -> bool {
+        let encryption = self.inner.requests.encryption.as_ref();
+        encryption.is_some_and(
+            |how| !matches!(how, WriteEncryption::Store { algorithm, .. } if algorithm == S3_KEYS),
+        )
     }
 
     /// Returns when the head of the answer is there.
@@ -98,13 +137,12 @@ impl Client {
         if request.range.is_some_and(|range| range.is_empty()) {
             return Err(Error::new(ErrorKind::BadRange, "an empty range cannot be asked for").on(id));
         }
-        let call = Call {
+        let call = &Call {
             since,
             ..Call::on_object("GetObject", RequestClass::Get, id).data()
         };
-        let (output, permit) = self
-            .inner
-            .run_holding(&call, |sdk| {
+        let send = |keyed: Keyed| {
+            self.inner.run_holding(call, move |sdk| {
                 let get = sdk
                     .get_object()
                     .bucket(&*id.bucket)
@@ -113,11 +151,18 @@ impl Client {
                     // Stored checksums are those of whole objects.
                     .set_checksum_mode(request.range.is_none().then_some(ChecksumMode::Enabled))
                     .set_if_match(request.if_match.as_ref().map(ETag::quoted))
-                    .set_version_id(request.version_id.as_deref().map(str::to_owned));
+                    .set_version_id(request.version_id.as_deref().map(str::to_owned))
+                    .customize()
+                    .mutate_request(move |request| keyed.apply(request));
                 async move { get.send().await.map_err(Failure::from) }
             })
-            .await?;
+        };
+        let (output, permit) = self.with_key_fallback(send).await?;
         let (info, range, output) = head_of_get(request, output).map_err(|error| error.on(id))?;
+        self.note_storage(
+            info.headers.storage_class.as_deref(),
+            info.headers.encryption.as_ref(),
+        );
         Ok(Opened {
             info,
             range,
@@ -223,8 +268,12 @@ impl Client {
         condition: &Condition,
         replay: Replay,
     ) -> Result<Version> {
-        self.with_checksum_fallback(|checksummed| self.send_copy(request, condition, replay, checksummed))
-            .await
+        self.with_key_fallback(|keyed| {
+            self.with_checksum_fallback(move |checksummed| {
+                self.send_copy(request, condition, replay, checksummed, keyed)
+            })
+        })
+        .await
     }
 
     async fn send_copy(
@@ -233,6 +282,7 @@ impl Client {
         condition: &Condition,
         replay: Replay,
         checksummed: bool,
+        keyed: Keyed,
     ) -> Result<Version> {
         let id = &request.to;
         let wire = WireCondition::from(condition);
@@ -265,6 +315,9 @@ impl Client {
                         copy = copy.tagging_directive(TaggingDirective::Replace).tagging(tagging);
                     }
                 }
+                let copy = copy
+                    .customize()
+                    .mutate_request(move |request| keyed.apply(request));
                 async move { copy.send().await.map_err(Failure::from) }
             })
             .await?;

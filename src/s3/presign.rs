@@ -52,6 +52,10 @@ impl Client {
             let message = "a signed link needs credentials, and requests are not signed";
             return Err(Error::new(ErrorKind::Invalid, message).on(id));
         }
+        if self.inner.requests.customer_key().is_some() {
+            let message = "a link to what is encrypted with a key of your own does not work without the key";
+            return Err(Error::new(ErrorKind::Invalid, message).on(id));
+        }
         let sdk = self.inner.regions.way_to(&id.bucket).sdk;
         sign(&sdk, method, id, lifetime)
             .await

@@ -4,6 +4,7 @@
 //!   id, where there is one, so that a versioned bucket keeps no trace).
 //! - A condition that cannot hold is sent: a store that honours it changes nothing. `If-None-Match: *` needs
 //!   an object that exists, so one is written first.
+//! - A probe that was killed leaves its object: the next one that writes removes it ([`Client::remove_old_probes`]).
 //! - What cannot be decided (not allowed to write) stays `Unknown` for the life of the client; trouble that
 //!   may pass is tried again at the next use.
 
@@ -13,13 +14,19 @@ use super::retry::Replay;
 use super::types::{CompleteRequest, CopyRequest, ListRequest, PutRequest, UploadId};
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::object::{Condition, ETag, ObjectHeaders, ObjectId, Version};
+use crate::base::object::{Condition, ETag, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::base::segments::Segments;
 use crate::rt;
 use bytes::Bytes;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// No object has this tag: it is no MD5 and has no part count.
 const IMPOSSIBLE_ETAG: &str = "pailfs-probe";
+/// A probe that is older than this was killed.
+const LONGEST_PROBE: Duration = Duration::from_hours(1);
+/// As many are removed at once.
+const MAX_REMOVED: u32 = 100;
 const MARK: (&str, &str) = ("pailfs-probe", "1");
 
 impl Client {
@@ -62,14 +69,7 @@ impl Client {
     }
 
     async fn probe(&self, feature: Feature, bucket: &str) -> Result<Support> {
-        let id = ObjectId::new(
-            bucket,
-            format!(
-                "{}.pailfs-probe-{}",
-                self.inner.capabilities.probe_prefix,
-                rt::random_id()
-            ),
-        );
+        let id = ObjectId::new(bucket, format!("{}{}", self.probe_keys(), rt::random_id()));
         let impossible = Condition::Matches(ETag::new(IMPOSSIBLE_ETAG));
         match feature {
             Feature::PutIfMatch => self.probe_put(&id, &impossible).await,
@@ -77,7 +77,7 @@ impl Client {
             Feature::ListOrder => Ok(Support::Unknown),
             Feature::MarkerMetadata => {
                 let marker = id.sibling(format!("{}/", id.key));
-                let written = self.write_probe(&marker, &Condition::None).await?;
+                let written = self.write_to_probe(&marker).await?;
                 let support = self.marker_support(&marker).await;
                 self.remove(&marker, &written).await;
                 support
@@ -90,12 +90,50 @@ impl Client {
             | Feature::BatchDeleteIfMatch
             | Feature::Crc32c
             | Feature::ListedAlgorithms => {
-                let written = self.write_probe(&id, &Condition::None).await?;
+                let written = self.write_to_probe(&id).await?;
                 let support = self.probe_existing(feature, &id, &written).await;
                 self.remove(&id, &written).await;
                 support
             }
         }
+    }
+
+    /// What the keys of all probes begin with.
+    fn probe_keys(&self) -> String {
+        format!("{}.pailfs-probe-", self.inner.capabilities.probe_prefix)
+    }
+
+    /// An object to find something out by; what a killed probe left of its own goes first.
+    async fn write_to_probe(&self, id: &ObjectId) -> Result<Version> {
+        if !self.inner.old_probes_are_gone.swap(true, Ordering::Relaxed)
+            && let Err(error) = self.remove_old_probes(&id.bucket).await
+        {
+            tracing::debug!("probes of killed processes may be left: {error}");
+        }
+        self.write_probe(id, &Condition::None).await
+    }
+
+    /// Removes what a killed probe left: ours by name and mark, and too old to be in use.
+    async fn remove_old_probes(&self, bucket: &str) -> Result<()> {
+        let request = ListRequest {
+            bucket: bucket.into(),
+            prefix: self.probe_keys(),
+            by_directory: false,
+            start_after: None,
+            continuation: None,
+            max_keys: MAX_REMOVED,
+        };
+        for object in self.list(&request).await?.objects {
+            let age = self.server_time().duration_since(object.last_modified);
+            if age.is_ok_and(|age| age > LONGEST_PROBE) && object.size_bytes <= 1 {
+                let id = ObjectId::new(bucket, object.key);
+                let info = self.head(&id).await?;
+                if info.version.etag == object.etag && is_marked(&info) {
+                    self.remove(&id, &info.version).await;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Probes that need an object: `id`, of version `written`.
@@ -209,15 +247,7 @@ impl Client {
 
     async fn marker_support(&self, marker: &ObjectId) -> Result<Support> {
         match self.head(marker).await {
-            Ok(info)
-                if info
-                    .headers
-                    .metadata
-                    .get(MARK.0)
-                    .is_some_and(|value| value == MARK.1) =>
-            {
-                Ok(Support::Honoured)
-            }
+            Ok(info) if is_marked(&info) => Ok(Support::Honoured),
             Ok(_) => Ok(Support::Ignored),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Support::Ignored),
             Err(error) => Err(error),
@@ -262,6 +292,11 @@ impl Client {
             tracing::debug!("a probe's object is left behind: {error}");
         }
     }
+}
+
+fn is_marked(info: &ObjectInfo) -> bool {
+    let mark = info.headers.metadata.get(MARK.0);
+    mark.is_some_and(|value| value == MARK.1)
 }
 
 /// What the outcome of a request whose condition cannot hold tells, and what it created against the

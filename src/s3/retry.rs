@@ -13,12 +13,14 @@ use super::regions::{Regions, Way};
 use super::silence;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::ObjectId;
+use crate::base::requests::RequestOptions;
 use crate::rt;
 use crate::telemetry::{Metrics, RequestClass};
 use aws_sdk_s3::Client as SdkClient;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -138,6 +140,11 @@ pub(super) struct Inner {
     pub metadata_lane: Arc<Semaphore>,
     pub data_lane: Arc<Semaphore>,
     pub stall_timeout: Duration,
+    pub requests: RequestOptions,
+    /// What killed probes left was looked for.
+    pub old_probes_are_gone: AtomicBool,
+    /// An answer told of a storage class, or of an encryption, that copies do not have by themselves.
+    pub has_seen_other_storage: AtomicBool,
     pub capabilities: KnownCapabilities,
     pub endpoint: String,
     pub is_aws: bool,

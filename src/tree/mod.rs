@@ -137,10 +137,11 @@ impl Tree {
             }),
             Source::AllBuckets => Place::Buckets,
         };
+        let copies_change_tags = client.encrypts_otherwise();
         Arc::new(Self {
             client,
             algorithms_seen: AtomicBool::new(settings.listings_show_algorithms),
-            copies_change_tags: AtomicBool::new(false),
+            copies_change_tags: AtomicBool::new(copies_change_tags),
             legacy_markers_seen: AtomicBool::new(false),
             foreign_attributes_seen: AtomicBool::new(false),
             markers_matter: AtomicBool::new(false),

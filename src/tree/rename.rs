@@ -154,7 +154,9 @@ impl Tree {
     ) -> Result<Version> {
         let too_large = source.size_bytes > UploadLimits::S3.max_part_bytes;
         let mut headers = None;
-        if source.etag.is_of_parts() || self.copies_change_tags.load(Ordering::Relaxed) || too_large {
+        let keeps_storage = !self.client.has_seen_other_storage();
+        let keeps_tag = !source.etag.is_of_parts() && !self.copies_change_tags.load(Ordering::Relaxed);
+        if !keeps_storage || !keeps_tag || too_large {
             let mut info = self.client.head(from).await?;
             if info.version.etag != source.etag {
                 return Err(Error::new(ErrorKind::PreconditionFailed, "the source was replaced").on(from));
@@ -162,6 +164,9 @@ impl Tree {
             if !info.headers.metadata.contains_key(TRANSACTION) {
                 let transaction = transaction_of_copy(&source.etag);
                 info.headers.metadata.insert(TRANSACTION.to_owned(), transaction);
+                headers = Some(info.headers.clone());
+            }
+            if !keeps_storage {
                 headers = Some(info.headers.clone());
             }
             if too_large || is_special(&info) {

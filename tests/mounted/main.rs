@@ -31,6 +31,7 @@ mod read_only;
 mod refreshing;
 mod special;
 mod starting;
+mod storing;
 mod two_mounts;
 mod users;
 mod walks;

@@ -9,6 +9,7 @@ crate::on_the_embedded_store!(
     finding_in_a_wide_tree,
     listing_a_wide_tree_with_attributes,
     walking_a_deep_tree,
+    a_jump_into_a_tree_tells_nothing_of_what_is_above,
     reading_few_directories_lists_few,
     siblings_with_deep_trees_are_not_listed_flat_for_long,
     what_is_changed_during_a_walk_is_seen,
@@ -71,6 +72,19 @@ fn walking_a_deep_tree(store: &Store) {
     assert_eq!(found.trim(), "4000");
     // There are 531 directories.
     assert!(lists(store) <= 30, "{:?}", store.server().counts().all());
+}
+
+/// The flat listing goes on where the walker is, in the middle of a directory that it has not seen the beginning of.
+fn a_jump_into_a_tree_tells_nothing_of_what_is_above(store: &Store) {
+    let read_first = (0..900).flat_map(|i| [format!("r/b/{i}"), format!("r/c/{i}")]);
+    let above = (0..5_000).map(|i| format!("r/x/f{i:04}"));
+    let rest = ["r/a/1", "r/x/y/1", "r/x/z", "r/z/1"].map(str::to_owned);
+    store.fill(read_first.chain(above).chain(rest), b"x");
+    let mount = store.mount().start();
+    bash(&mount.path(), "for d in r/a r/b r/c r/x/y; do ls $d; done");
+    let listed = bash(&mount.path(), "ls -U r/x | wc -l");
+    assert_eq!(listed.trim(), "5002");
+    assert_eq!(bash(&mount.path(), "cat r/x/f0000"), "x");
 }
 
 fn reading_few_directories_lists_few(store: &Store) {

@@ -208,26 +208,6 @@ fn settings_below_s3_of_a_profile_decide_the_address() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_pays_is_in_every_request_and_signed() {
-    for requester_pays in [true, false] {
-        let peer = Peer::new([Step::Answer(object("x")), Step::Answer(ok_put())]);
-        let options = ClientOptions {
-            requester_pays,
-            ..options()
-        };
-        let client = client_with(&peer, options).await;
-        read(&client, None).await.expect("read");
-        put(&client, Condition::Absent).await.expect("written");
-        for head in peer.seen() {
-            let expected = requester_pays.then_some("requester");
-            assert_eq!(header(&head, "x-amz-request-payer"), expected);
-            let signed = header(&head, "authorization").expect("signed");
-            assert_eq!(signed.contains("x-amz-request-payer"), requester_pays, "{signed}");
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn buckets_in_two_regions_are_each_asked_in_their_own() {
     let elsewhere = crate::answer("301 Moved Permanently", "x-amz-bucket-region: eu-north-1\r\n", "");
     let there = || Step::Answer(object(""));

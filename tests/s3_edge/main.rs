@@ -7,12 +7,14 @@ mod credentials;
 mod environment;
 mod hosts;
 mod peer;
+mod requests;
 
 use bytes::Bytes;
 use pailfs::base::checksum::Crc32c;
 use pailfs::base::error::{Error, ErrorKind, Result};
 use pailfs::base::object::{ByteRange, Condition, ETag, ObjectHeaders, ObjectId, Version};
 use pailfs::base::segments::Segments;
+use pailfs::object::outcome::settle;
 use pailfs::rt;
 use pailfs::s3::types::{CompleteRequest, GetRequest, PutRequest, UploadId, UploadedPart};
 use pailfs::s3::{Capabilities, Client, ClientOptions, Feature, StaticCredentials, Support};
@@ -342,6 +344,20 @@ async fn silence_ends_at_the_stall_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_outcome_that_silence_keeps_unknown_is_a_time_out() {
+    let refused = Step::Answer(error("412 Precondition Failed", "PreconditionFailed"));
+    let peer = Peer::new(std::iter::once(refused).chain((0..3).map(|_| Step::AnswerAndHang(Vec::new()))));
+    let client = client(&peer).await;
+    let send = || put(&client, Condition::Absent);
+    let settled = settle(&client, &id(), "txn", &Condition::Absent, send).await;
+    let error = settled.expect_err("nobody can tell");
+    assert_eq!(
+        (error.kind(), error.errno()),
+        (ErrorKind::Ambiguous, libc::ETIMEDOUT)
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_there_is_a_network_error_after_the_stall_timeout() {
     let peer = Peer::new((0..64).map(|_| Step::Refuse));
     let client = client(&peer).await;
@@ -550,6 +566,53 @@ async fn what_an_ignoring_store_created_for_a_probe_is_removed() {
     let path = |head: &str| head.split(['?', ' ']).nth(1).map(str::to_owned);
     assert!(seen[1].starts_with("DELETE "), "{}", seen[1]);
     assert_eq!(path(&seen[0]), path(&seen[1]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_killed_probe_left_is_removed_if_it_is_old_and_ours() {
+    let listed = |name: &str, year: u32, size: u32| {
+        format!(
+            "<Contents><Key>.pailfs-probe-{name}</Key><Size>{size}</Size><ETag>\"e1\"</ETag>\
+             <LastModified>{year}-01-01T00:00:00.000Z</LastModified></Contents>"
+        )
+    };
+    let page = [
+        listed("old", 2020, 1),
+        listed("foreign", 2020, 1),
+        listed("large", 2020, 2),
+        listed("new", 2999, 1),
+    ]
+    .concat();
+    let marked =
+        "etag: \"e1\"\r\nlast-modified: Wed, 01 Jan 2020 00:00:00 GMT\r\nx-amz-meta-pailfs-probe: 1\r\n";
+    let peer = Peer::new([
+        Step::Answer(answer(
+            "200 OK",
+            "",
+            &format!("<ListBucketResult>{page}</ListBucketResult>"),
+        )),
+        Step::Answer(answer("200 OK", marked, "")),
+        Step::Answer(answer("204 No Content", "", "")),
+        Step::Answer(object("")),
+        Step::Answer(ok_put()),
+        Step::Answer(error("412 Precondition Failed", "PreconditionFailed")),
+        Step::Answer(answer("204 No Content", "", "")),
+    ]);
+    let options = ClientOptions {
+        capabilities: Capabilities::default(),
+        ..options()
+    };
+    let client = client_with(&peer, options).await;
+    let support = client.support(Feature::PutIfNoneMatch, "bucket").await;
+    assert_eq!(support, Support::Honoured);
+    let seen = peer.seen();
+    let removed = |head: &&String| head.starts_with("DELETE ");
+    assert!(
+        seen[2].starts_with("DELETE /bucket/.pailfs-probe-old?"),
+        "{}",
+        seen[2]
+    );
+    assert_eq!(seen.iter().filter(removed).count(), 2, "{seen:#?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, ResponseChecksumV
 use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{Tag, Tagging};
+use aws_sdk_s3::types::{ServerSideEncryption, Tag, Tagging};
 use std::collections::HashMap;
 
 /// One bucket of one store.
@@ -63,6 +63,17 @@ impl Bucket {
     }
 
     /// The object's user metadata.
+    /// With a storage class, encrypted with a key of the store's key management.
+    pub fn put_stored(&self, key: &str, data: impl Into<Vec<u8>>, class: &str, kms_key: &str) {
+        let body = ByteStream::from(data.into());
+        let request = self.client.put_object().bucket(&self.name).key(key).body(body);
+        let request = request
+            .storage_class(class.into())
+            .server_side_encryption(ServerSideEncryption::AwsKms)
+            .ssekms_key_id(kms_key);
+        block_on(request.send()).unwrap_or_else(|error| panic!("put {key:?}: {error:?}"));
+    }
+
     pub fn metadata(&self, key: &str) -> HashMap<String, String> {
         self.head(key).metadata.unwrap_or_default()
     }

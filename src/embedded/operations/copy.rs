@@ -10,7 +10,10 @@ use super::super::checksums::{Algorithm, Kind, ObjectSum};
 use super::super::conditions::{ReadConditions, WriteConditions};
 use super::super::state::{Headers, Object, Part, Piece, Record, slice};
 use super::super::store::{Store, bucket_of, internal, now_s};
-use super::dto::{check_headers, etag, find, headers_of, new_version, shown_version_id, timestamp, with_sum};
+use super::dto::{
+    check_customer_key, check_headers, etag, find, headers_of, new_version, shown_version_id, timestamp,
+    with_sum,
+};
 use super::multipart::{check_part_number, upload_of};
 use super::objects::{MAX_BODY_BYTES, etag_of, kept_headers};
 use super::{Answer, tags};
@@ -89,6 +92,10 @@ pub async fn object(store: &Store, request: S3Request<CopyObjectInput>) -> Answe
             if_unmodified_since: input.copy_source_if_unmodified_since.take(),
         },
     )?;
+    check_customer_key(
+        &from.object.headers,
+        input.copy_source_sse_customer_key_md5.as_deref(),
+    )?;
     let (bucket, key) = (input.bucket.clone(), input.key.clone());
     store.read(&bucket, |bucket| conditions.check(bucket.current_etag(&key)))?;
     if from.object.len_bytes > MAX_BODY_BYTES {
@@ -107,7 +114,7 @@ pub async fn object(store: &Store, request: S3Request<CopyObjectInput>) -> Answe
         .checksum_algorithm
         .as_ref()
         .map(|algorithm| Algorithm::by_name(algorithm.as_str()));
-    let (new_etag, sum) = digests_of_copy(store, &from, wanted.transpose()?).await?;
+    let (new_etag, sum) = digests_of_copy(store, &from, &headers, wanted.transpose()?).await?;
     let object = Object {
         pieces: from.object.pieces.clone(),
         len_bytes: from.object.len_bytes,
@@ -150,6 +157,7 @@ fn copied_headers(input: &mut CopyObjectInput, from: &CopyFrom) -> S3Result<Head
     let changes_something = replaces
         || given.storage_class.is_some()
         || given.server_side_encryption.is_some()
+        || given.customer_key_md5.is_some()
         || given.website_redirect_location.is_some();
     if !changes_something && (from.bucket.as_str(), from.key.as_str()) == (&*input.bucket, &*input.key) {
         return Err(s3_error!(
@@ -161,10 +169,12 @@ fn copied_headers(input: &mut CopyObjectInput, from: &CopyFrom) -> S3Result<Head
     if replaces {
         return Ok(given);
     }
-    // These three belong to the request, whatever happens to the metadata.
+    // These belong to the request, whatever happens to the metadata.
     Ok(Headers {
         storage_class: given.storage_class,
         server_side_encryption: given.server_side_encryption,
+        kms_key_id: given.kms_key_id,
+        customer_key_md5: given.customer_key_md5,
         website_redirect_location: given.website_redirect_location,
         ..from.object.headers.clone()
     })
@@ -173,9 +183,17 @@ fn copied_headers(input: &mut CopyObjectInput, from: &CopyFrom) -> S3Result<Head
 async fn digests_of_copy(
     store: &Store,
     from: &CopyFrom,
+    headers: &Headers,
     wanted: Option<Algorithm>,
 ) -> S3Result<(String, ObjectSum)> {
-    let has_md5 = !store.quirks().opaque_etags;
+    let is_plain = |headers: &Headers| {
+        headers.customer_key_md5.is_none()
+            && headers
+                .server_side_encryption
+                .as_deref()
+                .is_none_or(|how| how == "AES256")
+    };
+    let has_md5 = !store.quirks().opaque_etags && is_plain(headers) && is_plain(&from.object.headers);
     let source_sum = from.object.sum.as_ref();
     let algorithm = wanted
         .or(source_sum.map(|sum| sum.sum.algorithm))
@@ -197,7 +215,7 @@ async fn digests_of_copy(
         .cloned()
         .ok_or_else(|| s3_error!(InternalError))?;
     Ok((
-        etag_of(store, &digests),
+        etag_of(store, headers, &digests),
         ObjectSum {
             sum,
             kind: Kind::FullObject,
@@ -217,12 +235,15 @@ pub async fn part(store: &Store, request: S3Request<UploadPartCopyInput>) -> Ans
             if_unmodified_since: input.copy_source_if_unmodified_since,
         },
     )?;
-    let algorithm = store.read(&input.bucket, |bucket| {
-        Ok(upload_of(bucket, &input.key, &input.upload_id)?
-            .1
-            .plan
-            .algorithm_or_default())
+    let plan = store.read(&input.bucket, |bucket| {
+        Ok(upload_of(bucket, &input.key, &input.upload_id)?.1.plan.clone())
     })?;
+    check_customer_key(
+        &from.object.headers,
+        input.copy_source_sse_customer_key_md5.as_deref(),
+    )?;
+    check_customer_key(&plan.headers, input.sse_customer_key_md5.as_deref())?;
+    let algorithm = plan.algorithm_or_default();
     let pieces = pieces_of_range(&from.object, input.copy_source_range.as_deref())?;
     let len_bytes: u64 = pieces.iter().map(|piece| piece.len_bytes).sum();
     if len_bytes > MAX_BODY_BYTES {
@@ -238,7 +259,7 @@ pub async fn part(store: &Store, request: S3Request<UploadPartCopyInput>) -> Ans
     let part = Part {
         pieces,
         len_bytes,
-        etag: etag_of(store, &digests),
+        etag: etag_of(store, &plan.headers, &digests),
         sums: digests.sums.clone(),
         modified_s: now_s(),
     };

@@ -80,6 +80,8 @@ macro_rules! headers_of {
                 .server_side_encryption
                 .take()
                 .map(|encryption| encryption.as_str().to_owned()),
+            kms_key_id: $input.ssekms_key_id.take(),
+            customer_key_md5: $input.sse_customer_key_md5.take(),
             website_redirect_location: $input.website_redirect_location.take(),
         }
     };
@@ -116,6 +118,9 @@ macro_rules! with_headers {
             .server_side_encryption
             .clone()
             .map(ServerSideEncryption::from);
+        output.ssekms_key_id = headers.kms_key_id.clone();
+        output.sse_customer_algorithm = headers.customer_key_md5.as_ref().map(|_| "AES256".to_owned());
+        output.sse_customer_key_md5 = headers.customer_key_md5.clone();
         output.website_redirect_location = headers.website_redirect_location.clone();
         output
     }};
@@ -154,6 +159,23 @@ pub fn http_date(time: Option<&Timestamp>) -> Option<String> {
 
 pub fn parse_http_date(text: Option<&str>) -> Option<Timestamp> {
     Timestamp::parse(TimestampFormat::HttpDate, text?).ok()
+}
+
+/// # Errors
+/// `InvalidRequest` unless an object's own key is given, and none for an object without one.
+pub fn check_customer_key(headers: &Headers, given_md5: Option<&str>) -> S3Result<()> {
+    match (headers.customer_key_md5.as_deref(), given_md5) {
+        (wanted, given) if wanted == given => Ok(()),
+        (Some(_), None) => Err(s3_error!(
+            InvalidRequest,
+            "The object was stored using a form of Server Side Encryption. The correct parameters must be provided to retrieve the object."
+        )),
+        (Some(_), Some(_)) => Err(s3_error!(AccessDenied, "the key is another one")),
+        (None, _) => Err(s3_error!(
+            InvalidRequest,
+            "The encryption parameters are not applicable to this object."
+        )),
+    }
 }
 
 /// # Errors

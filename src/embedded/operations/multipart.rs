@@ -5,7 +5,8 @@ use super::super::conditions::WriteConditions;
 use super::super::state::{Bucket, Object, Part, PartSummary, Record, Upload, UploadName, UploadPlan, join};
 use super::super::store::{Store, bucket_of, now_s};
 use super::dto::{
-    check_headers, claims_of, etag, headers_of, new_version, shown_version_id, sums_of, with_sum,
+    check_customer_key, check_headers, claims_of, etag, headers_of, new_version, shown_version_id, sums_of,
+    with_sum,
 };
 use super::objects::{IncomingBody, etag_of, kept_headers};
 use super::{Answer, tags};
@@ -99,6 +100,7 @@ pub async fn part(store: &Store, request: S3Request<UploadPartInput>) -> Answer<
     let plan = store.read(&input.bucket, |bucket| {
         Ok(upload_of(bucket, &input.key, &input.upload_id)?.1.plan.clone())
     })?;
+    check_customer_key(&plan.headers, input.sse_customer_key_md5.as_deref())?;
     let claims = claims_of!(input, &request.headers)?;
     let chosen = claims.chosen();
     if let (Some(chosen), Some(planned)) = (chosen, plan.algorithm)
@@ -120,7 +122,7 @@ pub async fn part(store: &Store, request: S3Request<UploadPartInput>) -> Answer<
     let part = Part {
         pieces: written.pieces(),
         len_bytes: written.len_bytes,
-        etag: etag_of(store, &written.digests),
+        etag: etag_of(store, &plan.headers, &written.digests),
         sums: written.digests.sums.clone(),
         modified_s: now_s(),
     };

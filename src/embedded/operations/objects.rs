@@ -73,11 +73,17 @@ impl Written {
     }
 }
 
-/// The ETag of bytes with these digests.
-pub fn etag_of(store: &Store, digests: &Digests) -> String {
+/// The ETag of bytes with these digests. As on S3, it is their MD5 only where the store has the key.
+pub fn etag_of(store: &Store, headers: &Headers, digests: &Digests) -> String {
+    let is_opaque = store.quirks().opaque_etags
+        || headers.customer_key_md5.is_some()
+        || headers
+            .server_side_encryption
+            .as_deref()
+            .is_some_and(|how| how != "AES256");
     digests
         .etag()
-        .filter(|_| !store.quirks().opaque_etags)
+        .filter(|_| !is_opaque)
         .unwrap_or_else(rt::random_id)
 }
 
@@ -120,7 +126,7 @@ pub async fn put(store: &Store, request: S3Request<PutObjectInput>) -> Answer<Pu
     let object = Object {
         pieces: written.pieces(),
         len_bytes: written.len_bytes,
-        etag: etag_of(store, &written.digests),
+        etag: etag_of(store, &headers, &written.digests),
         modified_s: now_s(),
         headers,
         tags,

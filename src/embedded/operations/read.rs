@@ -6,7 +6,9 @@ use super::super::conditions::ReadConditions;
 use super::super::state::{Object, slice};
 use super::super::store::Store;
 use super::Answer;
-use super::dto::{etag, find, shown_sum, shown_version_id, timestamp, with_headers, with_sum};
+use super::dto::{
+    check_customer_key, etag, find, shown_sum, shown_version_id, timestamp, with_headers, with_sum,
+};
 use http::{HeaderMap, HeaderValue};
 use s3s::dto::*;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
@@ -34,12 +36,17 @@ struct Wanted<'a> {
     part_number: Option<i32>,
     conditions: ReadConditions,
     with_body: bool,
+    /// What is known of the key that the client gives, where that is asked for.
+    customer_key_md5: Option<Option<&'a str>>,
 }
 
 impl Store {
     fn look_up(&self, wanted: &Wanted<'_>) -> S3Result<Found> {
         self.read(wanted.bucket, |bucket| {
             let (version, object) = find(bucket, wanted.key, wanted.version_id)?;
+            if let Some(given) = wanted.customer_key_md5 {
+                check_customer_key(&object.headers, given)?;
+            }
             let modified = timestamp(object.modified_s);
             wanted
                 .conditions
@@ -135,6 +142,7 @@ pub async fn get(store: &Store, request: S3Request<GetObjectInput>) -> Answer<Ge
             if_unmodified_since: input.if_unmodified_since,
         },
         with_body: true,
+        customer_key_md5: Some(input.sse_customer_key_md5.as_deref()),
     })?;
     let object = &found.object;
     let sum_is_wanted = input.checksum_mode.is_some() && !found.is_partial;
@@ -178,6 +186,7 @@ pub async fn head(store: &Store, request: S3Request<HeadObjectInput>) -> Answer<
             if_unmodified_since: input.if_unmodified_since,
         },
         with_body: false,
+        customer_key_md5: Some(input.sse_customer_key_md5.as_deref()),
     })?;
     let object = &found.object;
     let sum_is_wanted = input.checksum_mode.is_some() && !found.is_partial;
@@ -220,6 +229,7 @@ pub async fn attributes(
         part_number: None,
         conditions: ReadConditions::default(),
         with_body: false,
+        customer_key_md5: None,
     })?;
     let object = &found.object;
     let wants = |name: &str| {

@@ -1,0 +1,120 @@
+//! How what is written is stored: encryption, storage class, and what the options of a mount say about them.
+
+use crate::support::command::bash;
+use crate::support::mount::Place;
+use crate::support::store::Store;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+crate::on_the_embedded_store!(
+    how_an_object_is_stored_survives_edits_and_renames,
+    options_say_how_all_is_stored,
+    a_key_of_ones_own,
+);
+
+/// Class and key of an object.
+fn stored(store: &Store, key: &str) -> (String, String) {
+    let head = store.bucket.head(key);
+    let class = head.storage_class().map(|class| class.as_str().to_owned());
+    (
+        class.unwrap_or_else(|| "STANDARD".to_owned()),
+        head.ssekms_key_id().unwrap_or("none").to_owned(),
+    )
+}
+
+fn how_an_object_is_stored_survives_edits_and_renames(store: &Store) {
+    let otherwise = ("STANDARD_IA".to_owned(), "the-key".to_owned());
+    for key in ["edited", "moved", "appended", "dir/below"] {
+        store.bucket.put_stored(key, "content", "STANDARD_IA", "the-key");
+    }
+    let mount = store.mount().start();
+    bash(
+        &mount.path(),
+        "chmod 600 edited; echo more >> appended; mv moved moved-away; mv dir dir2; cp appended copied",
+    );
+    mount.unmount();
+    for key in ["edited", "appended", "moved-away", "dir2/below"] {
+        assert_eq!(stored(store, key), otherwise, "{key}");
+    }
+    // A new object is stored as the bucket says, whatever its bytes came from.
+    assert_eq!(stored(store, "copied").0, "STANDARD");
+}
+
+fn options_say_how_all_is_stored(store: &Store) {
+    store
+        .bucket
+        .put_stored("edited", "content", "ONEZONE_IA", "old-key");
+    store.bucket.put("moved", "content");
+    let mount = store
+        .mount()
+        .options("--sse aws:kms --sse-kms-key-id the-key --storage-class STANDARD_IA --acl private")
+        .start();
+    bash(
+        &mount.path(),
+        "echo new > new; head -c 12000000 /dev/zero > large; mkdir dir; chmod 600 edited; mv moved dir/moved; cp large copied",
+    );
+    mount.unmount();
+    for key in ["new", "large", "edited", "dir/moved", "dir/", "copied"] {
+        assert_eq!(
+            stored(store, key),
+            ("STANDARD_IA".to_owned(), "the-key".to_owned()),
+            "{key}"
+        );
+    }
+}
+
+fn key_file(place: &Place, name: &str, byte: u8) -> PathBuf {
+    let path = place.work().join(name);
+    fs::write(&path, [byte; 32]).expect("written");
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("set");
+    path
+}
+
+fn a_key_of_ones_own(store: &Store) {
+    let place = Place::new();
+    let (key, other) = (key_file(&place, "key", 1), key_file(&place, "other", 2));
+    let with = |key: &PathBuf| format!("--sse-c-key-file {}", key.display());
+    store.bucket.put("before", "not encrypted with it");
+    store.bucket.put("before-large", vec![b'x'; 6 << 20]);
+    let mount = store.mount().at(&place).options(&with(&key)).start();
+    bash(
+        &mount.path(),
+        "echo small > small; mkdir dir; seq 2000000 > dir/large; ln -s small link
+         printf X | dd of=dir/large bs=1 seek=9000000 conv=notrunc status=none
+         mv small dir/renamed; chmod 640 dir/renamed; mv dir dir2; cp dir2/large copied; echo more >> dir2/renamed; sync",
+    );
+    let before = "cat before; cp before copy-of-before; echo y >> before-large; mv before moved; cat moved copy-of-before";
+    assert_eq!(bash(&mount.path(), before), "not encrypted with it".repeat(3));
+    let sums =
+        "cat dir2/renamed; md5sum < dir2/large; md5sum < copied; stat -c %a dir2/renamed; readlink link";
+    let expected = bash(
+        &place.work(),
+        "seq 2000000 > large; printf X | dd of=large bs=1 seek=9000000 conv=notrunc status=none
+         printf 'small\\nmore\\n'; md5sum < large; md5sum < large; echo 640; echo small",
+    );
+    assert_eq!(bash(&mount.path(), sums), expected);
+    mount.unmount();
+    let again = store.mount().at(&place).options(&with(&key)).start();
+    assert_eq!(bash(&again.path(), sums), expected);
+    again.unmount();
+
+    for options in ["--sse AES256".to_owned(), with(&other)] {
+        let wrong = store
+            .mount()
+            .at(&place)
+            .options(&options)
+            .expect_in_log("GetObject")
+            .start();
+        let read = "ls; cat dir2/large > /dev/null && echo read; true";
+        let listed = bash(&wrong.path(), read);
+        assert!(
+            listed.contains("copied") && !listed.contains("read\n"),
+            "{listed}"
+        );
+        wrong.unmount();
+    }
+    fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).expect("set");
+    let refused = store.mount().at(&place).options(&with(&key)).fail_to_start();
+    refused.fails(2, "chmod 600");
+}
