@@ -19,6 +19,8 @@ pub enum ErrorKind {
     NotModified,
     /// 401 or 403.
     Denied,
+    /// The object is in an archive: it has to be restored before anything reads or copies it.
+    Archived,
     /// 503 SlowDown and its kin, after all retries.
     Throttled,
     /// No progress within the deadline.
@@ -228,6 +230,7 @@ impl Error {
             ErrorKind::TooManyLinks => libc::EMLINK,
             ErrorKind::LocalIo(errno) => errno,
             ErrorKind::NotModified
+            | ErrorKind::Archived
             | ErrorKind::Network
             | ErrorKind::BadRange
             | ErrorKind::Corrupt

@@ -158,6 +158,8 @@ pub struct MountConfig {
     pub metadata_format: MetadataFormat,
     /// Show `user.s3.*` in lists of xattrs.
     pub list_virtual_xattrs: bool,
+    /// Of the links in `user.s3.presigned-url`.
+    pub presigned_url_lifetime: Duration,
     pub metadata_ttl: MetadataTtl,
     pub on_conflict: OnConflict,
     /// To tell what the mount has cost.

@@ -120,6 +120,21 @@ pub struct ObjectHeaders {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// Classes that are read only after a restore ("Restoring an archived object", S3 User Guide).
+pub const ARCHIVES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
+
+impl ObjectHeaders {
+    /// Headers for bytes that are written now: what was just written can be read, also where it replaces something archived.
+    #[must_use]
+    pub fn for_new_bytes(&self) -> Self {
+        let is_archive = |class: &String| ARCHIVES.contains(&class.as_str());
+        Self {
+            storage_class: self.storage_class.clone().filter(|class| !is_archive(class)),
+            ..self.clone()
+        }
+    }
+}
+
 /// How the store encrypts an object, where it tells. Keys of customers (SSE-C) are not among it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -21,7 +21,6 @@ fn for_code(code: &str) -> Option<&'static str> {
             "check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or --profile"
         }
         "RequestTimeTooSkewed" => "set this machine's clock",
-        "InvalidObjectState" => "the object is archived: restore it first",
         "EntityTooLarge" => "the store takes no object as large as this",
         "QuotaExceeded" | "XMinioStorageFull" => "the store is full",
         _ => return None,
@@ -34,6 +33,7 @@ fn for_kind(kind: ErrorKind, of_object: bool) -> Option<&'static str> {
         ErrorKind::NotFound => {
             "check the bucket's name and --endpoint-url; `pailfs buckets` lists the buckets of these credentials"
         }
+        ErrorKind::Archived => "have the object restored, then try again",
         ErrorKind::Denied => {
             "check the credentials (--profile) and what they allow; a bucket that anybody may read: --no-sign-request"
         }

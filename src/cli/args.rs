@@ -13,7 +13,9 @@ use crate::base::prices::RequestPrices;
 use crate::cli::bucket::args::{BucketsArgs, CatArgs, GetArgs, LsArgs, PutArgs, RmArgs, UrlArgs};
 use crate::cli::failure::EXIT_CODES_HELP;
 use crate::cli::request_args::RequestArgs;
-use crate::cli::units::{parse_count, parse_duration, parse_mode, parse_size_bytes, parse_ttl};
+use crate::cli::units::{
+    parse_count, parse_duration, parse_link_lifetime, parse_mode, parse_size_bytes, parse_ttl,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -184,6 +186,9 @@ pub struct MountArgs {
     /// Show user.s3.* in lists of extended attributes, where copying programs find and copy them
     #[arg(long, help_heading = "Metadata")]
     pub list_virtual_xattrs: bool,
+    /// How long the links in user.s3.presigned-url live, at most 7 days [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = parse_link_lifetime, help_heading = "Metadata")]
+    pub presigned_url_lifetime: Option<Duration>,
     /// How long listings and attributes are believed, or "forever" [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = parse_ttl, help_heading = "Metadata")]
     pub metadata_ttl: Option<MetadataTtl>,
@@ -339,7 +344,7 @@ pub enum ConflictsAction {
         id: String,
         /// To abort the upload that holds the version, where one does
         #[command(flatten)]
-        endpoint: EndpointArgs,
+        endpoint: Box<EndpointArgs>,
     },
 }
 

@@ -219,6 +219,7 @@ fn fs_settings(config: &MountConfig) -> FsSettings {
         read_only: access.read_only,
         metadata_format: config.metadata_format,
         list_virtual_xattrs: config.list_virtual_xattrs,
+        presigned_url_lifetime: config.presigned_url_lifetime,
     }
 }
 

@@ -18,6 +18,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// As that of `pailfs url`.
+const DEFAULT_LINK_LIFETIME: Duration = Duration::from_mins(5);
 pub const DEFAULT_MEMORY_BYTES: u64 = 256 * MIB;
 /// Below this, a part of the smallest size that S3 accepts would not fit into a quarter of the budget.
 pub const MIN_MEMORY_BYTES: u64 = 32 * MIB;
@@ -84,6 +86,7 @@ pub fn resolve(
         head_parallelism: usize::from(args.head_parallelism.unwrap_or(DEFAULT_HEAD_PARALLELISM)),
         metadata_format: args.metadata_format.map(Into::into).unwrap_or_default(),
         list_virtual_xattrs: args.list_virtual_xattrs,
+        presigned_url_lifetime: args.presigned_url_lifetime.unwrap_or(DEFAULT_LINK_LIFETIME),
         metadata_ttl: args
             .metadata_ttl
             .unwrap_or(MetadataTtl::For(DEFAULT_METADATA_TTL)),

@@ -9,7 +9,9 @@
 use crate::base::mount_config::KernelFlag;
 use crate::base::prices::RequestPrices;
 use crate::cli::args::{MountArgs, PathStyleArg};
-use crate::cli::units::{parse_count, parse_duration, parse_mode, parse_size_bytes, parse_ttl};
+use crate::cli::units::{
+    parse_count, parse_duration, parse_link_lifetime, parse_mode, parse_size_bytes, parse_ttl,
+};
 use clap::ValueEnum;
 
 /// What `-o` says beyond what [`MountArgs`] can hold.
@@ -95,6 +97,7 @@ fn apply_value(name: &str, value: &str, args: &mut MountArgs) -> Result<(), Stri
         "attributes" => args.attributes = Some(parse_word(value)?),
         "head_parallelism" => args.head_parallelism = Some(parse_count(value)?),
         "metadata_format" => args.metadata_format = Some(parse_word(value)?),
+        "presigned_url_lifetime" => args.presigned_url_lifetime = Some(parse_link_lifetime(value)?),
         "metadata_ttl" => args.metadata_ttl = Some(parse_ttl(value)?),
         "on_conflict" => args.on_conflict = Some(parse_word(value)?),
         "request_prices" => args.request_prices = Some(RequestPrices::parse(value)?),
@@ -233,6 +236,7 @@ fn merge(args: &mut MountArgs, other: MountArgs) {
     fill(&mut args.attributes, other.attributes);
     fill(&mut args.head_parallelism, other.head_parallelism);
     fill(&mut args.metadata_format, other.metadata_format);
+    fill(&mut args.presigned_url_lifetime, other.presigned_url_lifetime);
     fill(&mut args.metadata_ttl, other.metadata_ttl);
     fill(&mut args.on_conflict, other.on_conflict);
     fill(&mut args.request_prices, other.request_prices);

@@ -1,6 +1,7 @@
 //! Values with units as options carry them: sizes, durations, permission bits. Pure.
 
 use crate::base::mount_config::MetadataTtl;
+use crate::s3::LONGEST_LINK;
 use std::time::Duration;
 
 /// `268435456`, `256M`, `256MiB`, `1GiB`, `512k`: units are powers of 1,024 whatever their spelling.
@@ -86,6 +87,18 @@ pub fn show_bytes(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 
+/// The lifetime of a link, in whole seconds as signatures have it.
+pub fn parse_link_lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = parse_duration(text)?;
+    if lifetime > LONGEST_LINK {
+        return Err("a signed link lives 7 days (168h) at most".into());
+    }
+    if lifetime < Duration::from_secs(1) {
+        return Err("a signed link lives one second at least".into());
+    }
+    Ok(lifetime)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,5 +166,22 @@ mod tests {
         fn a_size_in_plain_bytes_is_itself(bytes: u64) {
             prop_assert_eq!(parse_size_bytes(&bytes.to_string()), Ok(bytes));
         }
+    }
+
+    #[test]
+    fn links_live_between_a_second_and_a_week() {
+        assert_eq!(parse_link_lifetime("5m"), Ok(Duration::from_mins(5)));
+        assert_eq!(parse_link_lifetime("7d"), Ok(LONGEST_LINK));
+        assert!(
+            parse_link_lifetime("8d")
+                .expect_err("too long")
+                .contains("7 days")
+        );
+        assert!(
+            parse_link_lifetime("10ms")
+                .expect_err("too short")
+                .contains("one second")
+        );
+        assert!(parse_link_lifetime("soon").is_err());
     }
 }

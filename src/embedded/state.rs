@@ -239,7 +239,7 @@ pub enum Record {
     UploadCreated {
         bucket: String,
         name: UploadName,
-        plan: UploadPlan,
+        plan: Box<UploadPlan>,
     },
     PartAdded {
         bucket: String,
@@ -349,7 +349,7 @@ impl State {
                 bucket.uploads.insert(
                     name,
                     Upload {
-                        plan,
+                        plan: *plan,
                         parts: BTreeMap::new(),
                     },
                 );
@@ -554,7 +554,7 @@ fn bucket_snapshot<'a>(name: &'a str, bucket: &'a Bucket) -> impl Iterator<Item 
         let created = Record::UploadCreated {
             bucket: name.to_owned(),
             name: upload_name.clone(),
-            plan: upload.plan.clone(),
+            plan: Box::new(upload.plan.clone()),
         };
         let parts = upload.parts.iter().map(move |(number, part)| Record::PartAdded {
             bucket: name.to_owned(),
@@ -671,7 +671,11 @@ mod tests {
                     id,
                     tags: vec![("t".into(), "v".into())],
                 },
-                4 => Record::UploadCreated { bucket, name, plan },
+                4 => Record::UploadCreated {
+                    bucket,
+                    name,
+                    plan: Box::new(plan),
+                },
                 5 => Record::PartAdded {
                     bucket,
                     name,

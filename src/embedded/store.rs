@@ -66,6 +66,8 @@ struct Inner {
     faults: Faults,
     counts: Counts,
     quirks: RwLock<Quirks>,
+    /// Archived objects, by their ETags, that are being restored (false) or are restored (true).
+    restores: Mutex<BTreeMap<String, bool>>,
     /// Buckets that are not in the store's own region.
     bucket_regions: RwLock<BTreeMap<String, String>>,
     /// Keeps other processes out of the directory; released with the last handle.
@@ -108,6 +110,7 @@ impl Store {
             faults: Faults::default(),
             counts: Counts::default(),
             quirks: RwLock::default(),
+            restores: Mutex::default(),
             bucket_regions: RwLock::default(),
             _directory_lock: directory_lock,
         })))
@@ -129,6 +132,24 @@ impl Store {
             .flat_map(|bucket| bucket.uploads.keys())
             .map(|upload| upload.key.clone())
             .collect()
+    }
+
+    fn restores(&self) -> MutexGuard<'_, BTreeMap<String, bool>> {
+        self.0.restores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn restored(&self, etag: &str) -> Option<bool> {
+        self.restores().get(etag).copied()
+    }
+
+    /// False when that has begun before.
+    pub(super) fn begin_restore(&self, etag: &str) -> bool {
+        self.restores().insert(etag.to_owned(), false).is_none()
+    }
+
+    /// All that was being restored is.
+    pub fn finish_restores(&self) {
+        self.restores().values_mut().for_each(|is_done| *is_done = true);
     }
 
     pub fn quirks(&self) -> Quirks {

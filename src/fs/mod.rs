@@ -19,6 +19,7 @@ pub mod readdir;
 pub mod rename;
 pub mod shutdown;
 pub mod unlinked;
+mod virtual_xattrs;
 pub mod xattr;
 
 use crate::base::attributes::MetadataFormat;
@@ -35,6 +36,7 @@ use open::{DirectoryHandle, FileHandle, OpenFile};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Mount-wide attributes of what carries none.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +56,8 @@ pub struct FsSettings {
     pub metadata_format: MetadataFormat,
     /// listxattr(2) shows `user.s3.*` too.
     pub list_virtual_xattrs: bool,
+    /// Of `user.s3.presigned-url`.
+    pub presigned_url_lifetime: Duration,
 }
 
 /// Who asks.

@@ -6,35 +6,25 @@
 //! 2. Listings carry no metadata. What a file has is in memory after a look at it; an object of which only a listing is
 //!    known, and which by that carries nothing, is asked only when somebody wants one by its name.
 //! 3. S3 takes 2 KiB of metadata: more is refused at once, and not when it is too late to tell.
-//! 4. The made-up ones must not be copied to other files: they are listed only when that was asked for.
+//! 4. The made-up ones must not be copied to other files: they are listed only when that was asked for
+//!    (`virtual_xattrs`).
 
 use super::Fs;
 use super::attr::known_headers;
 use super::edits::Edit;
+use super::virtual_xattrs::TAGS;
 use crate::base::attributes::MetadataFormat;
 use crate::base::attributes::xattrs::{self, Xattrs};
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::object::{ObjectHeaders, ObjectId, Version};
+use crate::base::object::{ObjectHeaders, Version};
 use crate::tree::node::{Ino, Node, Place};
 use std::sync::Arc;
 
 const USER: &str = "user.";
 /// Names of what this program makes up.
-const VIRTUAL: &str = "user.s3.";
+pub(super) const VIRTUAL: &str = "user.s3.";
 /// The largest value that could ever fit, as base64, into what S3 takes.
 const MAX_VALUE_BYTES: usize = 1_200;
-
-const BUCKET_AND_KEY: [&str; 2] = ["user.s3.key", "user.s3.url"];
-const OF_OBJECTS: [&str; 4] = [
-    "user.s3.content-type",
-    "user.s3.etag",
-    "user.s3.storage-class",
-    "user.s3.version-id",
-];
-const ERROR: &str = "user.s3.error";
-const TAGS: &str = "user.s3.tags";
-const CONTENT_TYPE: &str = "user.s3.content-type";
-const REFRESH: &str = "user.s3.refresh";
 
 /// How setxattr(2) treats what is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +37,10 @@ pub enum SetMode {
 }
 
 /// What an inode carries.
-struct Carried {
+pub(super) struct Carried {
     /// `None` for a file that is not in the bucket yet.
-    version: Option<Version>,
-    headers: ObjectHeaders,
+    pub version: Option<Version>,
+    pub headers: ObjectHeaders,
 }
 
 impl Fs {
@@ -96,17 +86,7 @@ impl Fs {
                 .for_each(&mut add);
         }
         if self.settings.list_virtual_xattrs {
-            match &node.place {
-                Place::Object(_) => OF_OBJECTS
-                    .iter()
-                    .chain(&BUCKET_AND_KEY)
-                    .for_each(|name| add(name)),
-                Place::Directory(_) => BUCKET_AND_KEY.iter().for_each(|name| add(name)),
-                Place::Buckets => {}
-            }
-            if self.edits.failure(ino).is_some() {
-                add(ERROR);
-            }
+            self.virtual_names(&node).into_iter().for_each(&mut add);
         }
         Ok(names)
     }
@@ -206,7 +186,7 @@ impl Fs {
     }
 
     /// What the file carries: as its content has it while it is open, else as the bucket does, with what waits for it.
-    async fn carried(&self, node: &Node) -> Result<Carried> {
+    pub(super) async fn carried(&self, node: &Node) -> Result<Carried> {
         let mut carried = match self.content(node.ino) {
             Some(open) => Carried {
                 version: open.file.base_version(),
@@ -245,118 +225,9 @@ impl Fs {
         })
     }
 
-    async fn virtual_xattr(&self, node: &Node, name: &str) -> Result<Vec<u8>> {
-        let id = match &node.place {
-            Place::Object(id) => id.clone(),
-            Place::Directory(place) => crate::tree::Tree::marker_id(place),
-            Place::Buckets => return Err(no_attribute(name)),
-        };
-        let text = match name {
-            "user.s3.key" => Some(id.key.to_string()),
-            "user.s3.url" => Some(format!("s3://{}/{}", id.bucket, id.key)),
-            ERROR => self.edits.failure(node.ino).map(|error| as_json(&error)),
-            TAGS if node.object().is_some() => Some(self.tags(&id).await?),
-            _ if node.object().is_some() => self.of_object(node, name).await?,
-            _ => None,
-        };
-        text.map(String::into_bytes).ok_or_else(|| no_attribute(name))
-    }
-
-    async fn of_object(&self, node: &Node, name: &str) -> Result<Option<String>> {
-        if !OF_OBJECTS.contains(&name) {
-            return Ok(None);
-        }
-        let carried = self.carried(node).await?;
-        let version = carried.version;
-        Ok(match name {
-            "user.s3.etag" => version.map(|version| version.etag.to_string()),
-            "user.s3.version-id" => version.and_then(|version| version.version_id.map(|id| id.to_string())),
-            CONTENT_TYPE => carried.headers.content_type,
-            // S3 names it only where it is another one.
-            "user.s3.storage-class" => carried
-                .headers
-                .storage_class
-                .or_else(|| version.map(|_| "STANDARD".to_owned())),
-            _ => None,
-        })
-    }
-
-    async fn set_virtual_xattr(self: &Arc<Self>, node: &Node, name: &str, value: &[u8]) -> Result<()> {
-        let text = std::str::from_utf8(value)
-            .map_err(|_| Error::new(ErrorKind::Invalid, format!("{name} must be UTF-8")))?;
-        match (name, &node.place) {
-            (CONTENT_TYPE, Place::Object(id)) => {
-                if text.is_empty()
-                    || text.len() > 255
-                    || !text.bytes().all(|byte| (b' '..0x7f).contains(&byte))
-                {
-                    return Err(Error::new(ErrorKind::Invalid, "a content type is printable ASCII").on(id));
-                }
-                self.change_object(node, Edit::of_content_type(text.to_owned()))
-                    .await
-            }
-            (TAGS, Place::Object(_)) => self.set_tags(node, text).await,
-            (REFRESH, Place::Directory(place)) => {
-                self.tree.refresh_below(place, None);
-                Ok(())
-            }
-            _ => Err(Error::new(
-                ErrorKind::NotPermitted,
-                format!("{name} cannot be set"),
-            )),
-        }
-    }
-
-    /// All tags, as a JSON object.
-    async fn tags(&self, id: &ObjectId) -> Result<String> {
-        let tags = self.context.client.get_tagging(id).await?.unwrap_or_default();
-        let tags: std::collections::BTreeMap<String, String> = tags
-            .split('&')
-            .filter(|tag| !tag.is_empty())
-            .map(|tag| {
-                let (key, value) = tag.split_once('=').unwrap_or((tag, ""));
-                (decoded(key), decoded(value))
-            })
-            .collect();
-        // Strings as keys and values are always JSON.
-        Ok(serde_json::to_string(&tags).unwrap_or_default())
-    }
-
-    async fn set_tags(&self, node: &Node, json: &str) -> Result<()> {
-        let Some(id) = node.object().filter(|_| !node.local) else {
-            let text = "a file that is not in the bucket yet has no tags";
-            return Err(on(node, Error::new(ErrorKind::NotPermitted, text)));
-        };
-        let tags = if json.trim().is_empty() {
-            std::collections::BTreeMap::new()
-        } else {
-            serde_json::from_str(json).map_err(|error| {
-                let text =
-                    format!("tags are a JSON object of strings, such as {{\"colour\":\"blue\"}}: {error}");
-                Error::new(ErrorKind::Invalid, text).on(id)
-            })?
-        };
-        self.context.client.put_tagging(id, &tags).await?;
-        // What is remembered of the object says nothing of these; an upload must take them along.
-        self.tree.forget_headers(node.ino);
-        if let Some(open) = self.content(node.ino) {
-            open.file.edit_headers(|headers| {
-                headers.tagging = None;
-                headers.unread_tags = tags.len() as u32;
-            });
-        }
-        Ok(())
-    }
-
-    fn content(&self, ino: Ino) -> Option<Arc<super::open::OpenFile>> {
+    pub(super) fn content(&self, ino: Ino) -> Option<Arc<super::open::OpenFile>> {
         self.files().get(&ino).cloned()
     }
-}
-
-fn decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(text)
-        .decode_utf8_lossy()
-        .into_owned()
 }
 
 /// Other namespaces have nothing here, and ACLs are not kept at all.
@@ -380,27 +251,13 @@ fn check_writable(name: &str) -> Result<()> {
     ))
 }
 
-fn no_attribute(name: &str) -> Error {
+pub(super) fn no_attribute(name: &str) -> Error {
     Error::new(ErrorKind::NoAttribute, format!("there is no {name}"))
 }
 
-fn on(node: &Node, error: Error) -> Error {
+pub(super) fn on(node: &Node, error: Error) -> Error {
     match node.object() {
         Some(id) => error.on(id),
         None => error,
     }
-}
-
-fn as_json(error: &Error) -> String {
-    serde_json::json!({
-        "message": error.message(),
-        "errno": error.errno(),
-        "bucket": error.bucket(),
-        "key": error.key(),
-        "s3_code": error.s3_code(),
-        "http_status": error.http_status(),
-        "request_id": error.request_id(),
-        "attempts": error.attempts(),
-    })
-    .to_string()
 }

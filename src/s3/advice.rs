@@ -43,6 +43,11 @@ pub(super) fn advise(message: String, refusal: &Refusal<'_>) -> String {
             "log in again, or replace the keys where they come from: a file's new ones are picked up without a remount"
                 .to_owned()
         }
+        Some("InvalidObjectState" | "ObjectNotInActiveTierError") => {
+            "the object is archived: in a mount, setfattr -n user.s3.restore -v DAYS FILE has it restored, which takes minutes \
+             to hours"
+                .to_owned()
+        }
         Some(code) if code.starts_with("KMS.") => {
             "the key that the object, or the bucket, is encrypted with cannot be used: it is disabled, deleted, or not for \
              these credentials"
@@ -97,6 +102,7 @@ mod tests {
             ("ExpiredToken", "without a remount"),
             ("AuthorizationHeaderMalformed", "--region"),
             ("KMS.DisabledException", "disabled, deleted"),
+            ("InvalidObjectState", "user.s3.restore"),
         ] {
             let message = advised(Some(code), None, None);
             assert!(message.starts_with("no (") && message.contains(part), "{message}");

@@ -245,8 +245,8 @@ fn meaning_of_code(code: &str) -> Option<Meaning> {
         | "RequestLimitExceeded"
         | "TooManyRequests"
         | "TooManyRequestsException"
-        | "BandwidthLimitExceeded" => Slower,
-        "KMS.ThrottlingException" => Slower,
+        | "BandwidthLimitExceeded"
+        | "KMS.ThrottlingException" => Slower,
         // The key that the object or the bucket is encrypted with cannot be used.
         code if code.starts_with("KMS.") => Final(ErrorKind::Denied),
         "RequestTimeout" | "RequestTimeoutException" => Later(ErrorKind::TimedOut),
@@ -265,9 +265,9 @@ fn meaning_of_code(code: &str) -> Option<Meaning> {
         "NotModified" => Final(ErrorKind::NotModified),
         "InvalidRange" => Final(ErrorKind::BadRange),
         code if is_of_credentials(code) => Final(ErrorKind::Denied),
-        "AccessDenied" | "AccountProblem" | "AllAccessDisabled" | "InvalidObjectState" => {
-            Final(ErrorKind::Denied)
-        }
+        "AccessDenied" | "AccountProblem" | "AllAccessDisabled" => Final(ErrorKind::Denied),
+        "InvalidObjectState" | "ObjectNotInActiveTierError" => Final(ErrorKind::Archived),
+        "RestoreAlreadyInProgress" => Final(ErrorKind::Busy),
         "NotImplemented" | "MethodNotAllowed" => Final(ErrorKind::Unsupported),
         "EntityTooLarge" => Final(ErrorKind::TooLarge),
         "KeyTooLongError" | "KeyTooLong" => Final(ErrorKind::NameTooLong),

@@ -16,6 +16,7 @@
 //! 9. Names and values that HTTP or XML cannot carry as they are: `convert`, `list`.
 
 mod advice;
+mod archive;
 mod body;
 mod buckets;
 pub mod capabilities;
@@ -44,6 +45,7 @@ mod tls;
 pub mod types;
 mod upload_body;
 
+pub use archive::{Archive, Restore};
 pub use body::{BodyReader, GetReply};
 pub use capabilities::{Capabilities, Feature, Support};
 pub use client::Client;

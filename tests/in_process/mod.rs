@@ -207,6 +207,7 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf) -> Arc<Fs>
     });
     let fs_settings = FsSettings {
         list_virtual_xattrs: false,
+        presigned_url_lifetime: Duration::from_mins(5),
         defaults: Defaults {
             uid: 0,
             gid: 0,

@@ -9,6 +9,7 @@
 mod support;
 
 mod appends;
+mod archived;
 mod attributes;
 mod buckets;
 mod contract;

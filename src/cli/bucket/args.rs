@@ -3,8 +3,7 @@
 use super::location::Location;
 use super::transfer::Wanted;
 use crate::cli::args::{EndpointArgs, LogArgs, MetadataFormatArg, StateArgs};
-use crate::cli::units::{parse_duration, parse_size_bytes};
-use crate::s3::LONGEST_LINK;
+use crate::cli::units::{parse_duration, parse_link_lifetime, parse_size_bytes};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,7 +44,7 @@ pub struct LsArgs {
     #[arg(long)]
     pub signed_url: bool,
     /// How long the links live
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_lifetime, requires = "signed_url")]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_link_lifetime, requires = "signed_url")]
     pub expires: Duration,
     /// Stop after so many lines
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -158,41 +157,11 @@ pub struct UrlArgs {
     #[arg(value_name = "s3://BUCKET/KEY", value_parser = Location::parse)]
     pub location: Location,
     /// How long the link lives, at most 7 days
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_lifetime)]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_link_lifetime)]
     pub expires: Duration,
     /// A link that uploads the object instead of downloading it
     #[arg(long)]
     pub put: bool,
     #[command(flatten)]
     pub common: CommonArgs,
-}
-
-/// The lifetime of a link, in whole seconds as signatures have it.
-fn parse_lifetime(text: &str) -> Result<Duration, String> {
-    let lifetime = parse_duration(text)?;
-    if lifetime > LONGEST_LINK {
-        return Err("a signed link lives 7 days (168h) at most".into());
-    }
-    if lifetime < Duration::from_secs(1) {
-        return Err("a signed link lives one second at least".into());
-    }
-    Ok(lifetime)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_live_between_a_second_and_a_week() {
-        assert_eq!(parse_lifetime("5m"), Ok(Duration::from_mins(5)));
-        assert_eq!(parse_lifetime("7d"), Ok(LONGEST_LINK));
-        assert!(parse_lifetime("8d").expect_err("too long").contains("7 days"));
-        assert!(
-            parse_lifetime("10ms")
-                .expect_err("too short")
-                .contains("one second")
-        );
-        assert!(parse_lifetime("soon").is_err());
-    }
 }

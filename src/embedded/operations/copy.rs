@@ -16,7 +16,7 @@ use super::dto::{
 };
 use super::multipart::{check_part_number, upload_of};
 use super::objects::{MAX_BODY_BYTES, etag_of, kept_headers};
-use super::{Answer, tags};
+use super::{Answer, restore, tags};
 use crate::rt;
 use http::{HeaderMap, HeaderName};
 use s3s::dto::*;
@@ -46,6 +46,7 @@ impl Store {
         };
         self.read(name, |bucket| {
             let (version, object) = find(bucket, key, version_id.as_deref())?;
+            restore::check_readable(self, object)?;
             conditions.check_source(&object.etag, &timestamp(object.modified_s))?;
             Ok(CopyFrom {
                 object: Arc::clone(object),
@@ -91,10 +92,6 @@ pub async fn object(store: &Store, request: S3Request<CopyObjectInput>) -> Answe
             if_modified_since: input.copy_source_if_modified_since.take(),
             if_unmodified_since: input.copy_source_if_unmodified_since.take(),
         },
-    )?;
-    check_customer_key(
-        &from.object.headers,
-        input.copy_source_sse_customer_key_md5.as_deref(),
     )?;
     let (bucket, key) = (input.bucket.clone(), input.key.clone());
     store.read(&bucket, |bucket| conditions.check(bucket.current_etag(&key)))?;
@@ -150,8 +147,12 @@ pub async fn object(store: &Store, request: S3Request<CopyObjectInput>) -> Answe
 }
 
 /// # Errors
-/// `InvalidRequest` for a copy onto itself that changes nothing; `MetadataTooLarge`.
+/// `InvalidRequest` for a wrong key, and for a copy onto itself that changes nothing; `MetadataTooLarge`.
 fn copied_headers(input: &mut CopyObjectInput, from: &CopyFrom) -> S3Result<Headers> {
+    check_customer_key(
+        &from.object.headers,
+        input.copy_source_sse_customer_key_md5.as_deref(),
+    )?;
     let replaces = is_replace(input.metadata_directive.as_ref().map(MetadataDirective::as_str));
     let given = headers_of!(input);
     let changes_something = replaces

@@ -12,6 +12,7 @@ mod listing;
 mod multipart;
 mod objects;
 mod read;
+mod restore;
 mod tags;
 
 use super::store::Store;
@@ -51,6 +52,7 @@ operations! {
     get_object(GetObjectInput) -> GetObjectOutput = read::get;
     head_object(HeadObjectInput) -> HeadObjectOutput = read::head;
     get_object_attributes(GetObjectAttributesInput) -> GetObjectAttributesOutput = read::attributes;
+    restore_object(RestoreObjectInput) -> RestoreObjectOutput = restore::begin;
     copy_object(CopyObjectInput) -> CopyObjectOutput = copy::object;
     create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput = multipart::create;
     upload_part(UploadPartInput) -> UploadPartOutput = multipart::part;

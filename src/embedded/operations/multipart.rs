@@ -65,13 +65,13 @@ pub async fn create(
     }
     let headers = headers_of!(input);
     check_headers(&headers)?;
-    let plan = UploadPlan {
+    let plan = Box::new(UploadPlan {
         created_s: now_s(),
         headers: kept_headers(store, &input.key, headers),
         tags: tags::parse_header(input.tagging.as_deref())?,
         algorithm,
         kind,
-    };
+    });
     let name = UploadName {
         key: input.key.clone(),
         id: rt::random_id(),

@@ -5,10 +5,10 @@ use super::super::body::SpanBody;
 use super::super::conditions::ReadConditions;
 use super::super::state::{Object, slice};
 use super::super::store::Store;
-use super::Answer;
 use super::dto::{
     check_customer_key, etag, find, shown_sum, shown_version_id, timestamp, with_headers, with_sum,
 };
+use super::{Answer, restore};
 use http::{HeaderMap, HeaderValue};
 use s3s::dto::*;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
@@ -36,16 +36,20 @@ struct Wanted<'a> {
     part_number: Option<i32>,
     conditions: ReadConditions,
     with_body: bool,
-    /// What is known of the key that the client gives, where that is asked for.
-    customer_key_md5: Option<Option<&'a str>>,
+    /// The client has to give the key that the object is encrypted with, and gives this one.
+    needs_key: bool,
+    customer_key_md5: Option<&'a str>,
 }
 
 impl Store {
     fn look_up(&self, wanted: &Wanted<'_>) -> S3Result<Found> {
         self.read(wanted.bucket, |bucket| {
             let (version, object) = find(bucket, wanted.key, wanted.version_id)?;
-            if let Some(given) = wanted.customer_key_md5 {
-                check_customer_key(&object.headers, given)?;
+            if wanted.needs_key {
+                check_customer_key(&object.headers, wanted.customer_key_md5)?;
+            }
+            if wanted.with_body {
+                restore::check_readable(self, object)?;
             }
             let modified = timestamp(object.modified_s);
             wanted
@@ -142,7 +146,8 @@ pub async fn get(store: &Store, request: S3Request<GetObjectInput>) -> Answer<Ge
             if_unmodified_since: input.if_unmodified_since,
         },
         with_body: true,
-        customer_key_md5: Some(input.sse_customer_key_md5.as_deref()),
+        needs_key: true,
+        customer_key_md5: input.sse_customer_key_md5.as_deref(),
     })?;
     let object = &found.object;
     let sum_is_wanted = input.checksum_mode.is_some() && !found.is_partial;
@@ -186,7 +191,8 @@ pub async fn head(store: &Store, request: S3Request<HeadObjectInput>) -> Answer<
             if_unmodified_since: input.if_unmodified_since,
         },
         with_body: false,
-        customer_key_md5: Some(input.sse_customer_key_md5.as_deref()),
+        needs_key: true,
+        customer_key_md5: input.sse_customer_key_md5.as_deref(),
     })?;
     let object = &found.object;
     let sum_is_wanted = input.checksum_mode.is_some() && !found.is_partial;
@@ -197,6 +203,7 @@ pub async fn head(store: &Store, request: S3Request<HeadObjectInput>) -> Answer<
         e_tag: Some(etag(&object.etag)),
         last_modified: Some(timestamp(object.modified_s)),
         parts_count: found.parts_count(input.part_number),
+        restore: restore::shown(store, object),
         version_id: found.version_id.clone(),
         checksum_type: object
             .sum
@@ -229,6 +236,7 @@ pub async fn attributes(
         part_number: None,
         conditions: ReadConditions::default(),
         with_body: false,
+        needs_key: false,
         customer_key_md5: None,
     })?;
     let object = &found.object;

@@ -374,7 +374,7 @@ impl File {
                 state.sealed_size_bytes(),
             )
         };
-        let headers = upload::with_tags(&self.context.client, &headers, &tags_of).await?;
+        let headers = upload::with_tags(&self.context.client, &headers.for_new_bytes(), &tags_of).await?;
         let body = self.body(ByteRange::new(0, size_bytes), None).await?;
         let request = PutRequest {
             id,

@@ -113,7 +113,7 @@ impl Link {
     }
 
     async fn open(&self, client: &Client, spool: &Arc<Spool>) -> Result<Opened> {
-        let headers = with_tags(client, &self.headers, &self.tags_of).await?;
+        let headers = with_tags(client, &self.headers.for_new_bytes(), &self.tags_of).await?;
         let upload = client.create_upload(&self.target, &headers).await?;
         let record = OpenUpload {
             bucket: self.target.bucket.to_string(),
