@@ -103,7 +103,7 @@ impl Fs {
             }
             (Some(deferred), None) => self.delete_unlinked(&id, &deferred.object).await,
         };
-        self.tree.unhide(&id, ino);
+        self.tree.deleted_hidden(&id, ino);
         if let Err(error) = deleted {
             tracing::warn!(%error, "an unlinked object could not be deleted; the next mount tries again");
             return;

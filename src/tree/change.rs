@@ -253,6 +253,15 @@ impl Tree {
         self.table().unhide(id, owner);
     }
 
+    /// The same for an object that was deleted: listings from before that must not show it, nor directories that only it
+    /// was in.
+    pub fn deleted_hidden(&self, id: &ObjectId, owner: Ino) {
+        let shows =
+            |place: &DirectoryPlace| place.bucket == id.bucket && id.key.starts_with(place.key.prefix());
+        self.listings.forget_where(shows);
+        self.unhide(id, owner);
+    }
+
     /// The inode whose handles keep an unlinked object in the bucket.
     #[must_use]
     pub fn hidden_owner(&self, id: &ObjectId) -> Option<Ino> {

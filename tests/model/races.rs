@@ -220,10 +220,9 @@ fn deleted(simulation: &mut Simulation, machine: usize) {
             expect(simulation, "O_TRUNC over a deleted object", &outcome, &allowed);
             if outcome.is_ok() {
                 let _ = simulation.reference.apply(machine, &operation);
-                if let Some(Entry::File(file)) = simulation.reference.bucket.get_mut(&created) {
-                    // A new file, or the old one's successor with what it had.
-                    file.mode = None;
-                }
+                // A new file, or the old one's successor with what it had.
+                let bytes = simulation.reference.bytes(machine, &created).unwrap_or_default();
+                adopt_committed(simulation, &created, &bytes);
             }
             return;
         }

@@ -784,7 +784,12 @@ impl Reference {
                 self.commit(machine, number);
             }
         }
-        if !is_local && let Some(entry) = self.bucket.remove(from) {
+        if is_local {
+            // An object whose name it had taken, by a rename, is gone with that.
+            if !self.is_hidden(machine, from) {
+                self.bucket.remove(from);
+            }
+        } else if let Some(entry) = self.bucket.remove(from) {
             let entry = self.with_new_version(entry);
             self.bucket.insert(to.to_owned(), entry);
         }

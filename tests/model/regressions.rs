@@ -136,6 +136,30 @@ fn a_removed_directory_does_not_come_back_for_an_open_file() {
 }
 
 #[test]
+fn what_was_listed_while_it_was_unlinked_does_not_come_back_with_its_last_handle() {
+    let story = Story::new(&[("d/", b""), ("d/f", b"f"), ("d/other", b"other"), ("e/f", b"f")]);
+    let driver = &story.mount.driver;
+    let descriptors = [
+        story.open("d/f", libc::O_RDONLY),
+        story.open("e/f", libc::O_RDONLY),
+    ];
+    let removed = story.mount.run("unlink", async {
+        driver.unlink("d/f").await?;
+        driver.unlink("e/f").await?;
+        driver.rmdir("e").await
+    });
+    assert_eq!(removed, Ok(()));
+    story.mount.sleep(LONG);
+    let seen = || (story.names(""), story.names("d"));
+    let expected = (vec!["d".to_owned()], vec!["other".to_owned()]);
+    assert_eq!(seen(), expected);
+    for descriptor in descriptors {
+        assert_eq!(story.close(descriptor), Ok(()));
+    }
+    assert_eq!(seen(), expected);
+}
+
+#[test]
 fn an_unlinked_file_does_not_come_back_under_a_renamed_directory() {
     let story = Story::new(&[("d/", b""), ("d/f", b"still read"), ("d/g", b"stays")]);
     let driver = &story.mount.driver;
