@@ -133,7 +133,12 @@ os.close(fd)
 
 fn a_synchronous_append_is_in_the_bucket(store: &Store) {
     let mount = store.mount().start();
-    for (flag, name) in [(libc::O_SYNC, "sync"), (libc::O_DSYNC, "dsync")] {
+    for (flag, name) in [
+        (libc::O_SYNC, "sync"),
+        (libc::O_DSYNC, "dsync"),
+        (libc::O_SYNC | libc::O_DIRECT, "direct-sync"),
+        (libc::O_DSYNC | libc::O_DIRECT, "direct-dsync"),
+    ] {
         for append in [true, false] {
             let mut options = OpenOptions::new();
             options.create(true).custom_flags(flag);

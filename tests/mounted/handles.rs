@@ -123,19 +123,32 @@ fn a_mapped_file_is_written_back(store: &Store) {
     let path = mount.join("mapped");
     files::write(&path, &vec![b'.'; 20_000]).expect("written");
     let script = r#"
-import mmap, sys
+import mmap, os, sys, time
 with open(sys.argv[1], "r+b") as file:
     with mmap.mmap(file.fileno(), 0) as memory:
         memory[5000:5004] = b"here"
         memory.flush()
+        print("flushed", flush=True)
+        while not os.path.exists(sys.argv[2]):
+            time.sleep(0.01)
         memory[10000:10005] = b"there"
 assert open(sys.argv[1], "rb").read()[10000:10005] == b"there"
 "#;
-    crate::support::command::Tool::new("python3")
+    // What msync(2) brings to the bucket is there when it returns.
+    let go_on = mount.work().join("go-on");
+    let mut tool = crate::support::command::Tool::new("python3")
         .arg("-c")
-        .arg(script)
-        .arg(&path)
-        .run();
+        .arg(script);
+    tool = tool.arg(&path).arg(&go_on);
+    let running = tool.start();
+    crate::support::wait_until("it was flushed", || running.stdout_so_far().contains("flushed"));
+    let stored = store.bucket.get("mapped");
+    assert_eq!(
+        (&stored[5000..5004], &stored[10000..10005]),
+        (&b"here"[..], &b"....."[..])
+    );
+    std::fs::write(&go_on, "").expect("written");
+    running.wait().success();
     let stored = store.bucket.get("mapped");
     assert_eq!(
         (&stored[5000..5004], &stored[10000..10005]),

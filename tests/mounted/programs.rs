@@ -3,6 +3,7 @@
 use crate::support::command::{Tool, bash, has_program, script_tool};
 use crate::support::mount::Mount;
 use crate::support::store::Store;
+use pailfs::embedded::Operation;
 use std::path::Path;
 
 crate::on_each_store!(
@@ -10,7 +11,10 @@ crate::on_each_store!(
     git_clones_and_checks,
     copies_keep_everything,
     rsync_goes_both_ways,
+    rsync_appends_in_place,
     sqlite_keeps_its_databases,
+    sqlite_with_a_write_ahead_log,
+    children_share_a_descriptor,
 );
 
 /// A small tree with what trees have: depth, empty files and directories, executables, links, odd names, some size.
@@ -172,6 +176,112 @@ fn rsync_goes_both_ways(store: &Store) {
         ),
     );
     assert_eq!(compare(&work.join("tree"), &mount.join("tree")), "");
+}
+
+fn rsync_appends_in_place(store: &Store) {
+    if !has_program("rsync") {
+        return;
+    }
+    let mount = store.mount().start();
+    let (work, mounted) = (mount.work(), mount.path());
+    bash(
+        &work,
+        &format!(
+            "head -c 3000000 /dev/urandom > log; rsync --inplace log {0}/log
+             for i in 1 2 3; do
+                 head -c 700000 /dev/urandom >> log
+                 rsync --inplace --append log {0}/log
+                 cmp log {0}/log
+             done
+             printf x | dd of=log bs=1 seek=1000000 conv=notrunc status=none
+             rsync --inplace --no-whole-file --ignore-times log {0}/log
+             cmp log {0}/log",
+            mounted.display()
+        ),
+    );
+    assert!(store.bucket.get("log") == std::fs::read(work.join("log")).expect("read"));
+}
+
+/// A descriptor that is inherited is flushed by every child that ends.
+fn children_share_a_descriptor(store: &Store) {
+    const CHILDREN: usize = 100;
+    let mount = store.mount().start();
+    bash(&mount.path(), "echo x > first");
+    if store.is_embedded() {
+        store.server().counts().reset();
+    }
+    bash(
+        &mount.path(),
+        &format!("for i in $(seq {CHILDREN}); do /bin/echo \"line $i\"; done > log"),
+    );
+    let lines: Vec<String> = (1..=CHILDREN).map(|n| format!("line {n}")).collect();
+    assert_eq!(store.bucket.text("log").lines().collect::<Vec<_>>(), lines);
+    let uploads = || {
+        let counts = store.server().counts();
+        counts.of(Operation::Put) + counts.of(Operation::Complete)
+    };
+    if store.is_embedded() {
+        // Each has written something, and one flush comes before that.
+        assert!(
+            uploads() <= CHILDREN as u64 + 2,
+            "{:?}",
+            store.server().counts().all()
+        );
+        store.server().counts().reset();
+    }
+    bash(
+        &mount.path(),
+        &format!("for i in $(seq {CHILDREN}); do /bin/true; done > nothing"),
+    );
+    assert_eq!(store.bucket.text("nothing"), "");
+    if store.is_embedded() {
+        assert!(uploads() <= 1, "{:?}", store.server().counts().all());
+    }
+}
+
+fn sqlite_with_a_write_ahead_log(store: &Store) {
+    let mount = store.mount().start();
+    let script = r#"
+import sqlite3, sys
+def connect():
+    return sqlite3.connect("wal.db", timeout=60)
+db = connect()
+assert db.execute("pragma journal_mode=wal").fetchone()[0] == "wal"
+db.execute("create table t(id integer primary key, text text)")
+reader = connect()
+for batch in range(4):
+    with db:
+        db.executemany("insert into t(text) values(?)", ((f"row {batch} {i}" * 20,) for i in range(100)))
+    assert reader.execute("select count(*) from t").fetchone()[0] == 100 * (batch + 1)
+db.execute("pragma wal_checkpoint(truncate)")
+with db:
+    db.execute("update t set text = 'changed' where id % 10 = 0")
+assert reader.execute("pragma integrity_check").fetchone()[0] == "ok"
+reader.close()
+if "leave" in sys.argv:
+    import os
+    # The log is not brought into the database.
+    os._exit(0)
+db.close()
+"#;
+    let check = r#"
+import sqlite3
+db = sqlite3.connect("wal.db")
+assert db.execute("pragma integrity_check").fetchone()[0] == "ok"
+assert db.execute("select count(*) from t where text = 'changed'").fetchone()[0] == 40
+db.close()
+"#;
+    let run = |mount: &Mount, script: &str, argument: &str| {
+        let python = Tool::new("python3").arg("-c").arg(script).arg(argument);
+        python.current_dir(mount.path()).run();
+    };
+    run(&mount, script, "leave");
+    let mount = remount(store, mount);
+    run(&mount, check, "");
+    bash(&mount.path(), "rm wal.db*");
+    run(&mount, script, "");
+    let mount = remount(store, mount);
+    run(&mount, check, "");
 }
 
 fn sqlite_keeps_its_databases(store: &Store) {

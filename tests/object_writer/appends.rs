@@ -3,6 +3,7 @@
 use super::*;
 use pailfs::base::error::ErrorKind;
 use pailfs::embedded::{Fault, When};
+use pailfs::spool::ConflictForm;
 
 fn lines(text: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(text).into_owned();
@@ -210,6 +211,36 @@ fn appended_bytes_in_the_spool_move_though_all_memory_is_taken() {
         committed.expect("committed");
         let stored = world.stored("a").await;
         assert_same(&stored[b"theirs is longer".len()..], &ours);
+    });
+}
+
+/// Most of what was appended is only in parts, which lie behind the version that is gone: nobody can move them.
+#[test]
+fn appended_bytes_that_are_only_in_parts_are_kept_when_a_newer_version_is_there() {
+    run(async {
+        for base in [&b""[..], b"base\n"] {
+            let world = World::start(32 * MIB).await;
+            let file = world.existing("log", base).await;
+            let appended = data(1, 80 * MIB);
+            for piece in appended.chunks(MIB as usize) {
+                file.append(piece).await.expect("appended");
+            }
+            world.put("log", b"theirs\n").await;
+            let error = file.commit().await.expect_err("cannot be moved");
+            assert_eq!(error.kind(), ErrorKind::Stale);
+            assert_eq!(world.stored("log").await, b"theirs\n");
+            assert!(!file.is_dirty(), "kept elsewhere");
+            let mut kept_bytes = 0;
+            for conflict in world.conflicts() {
+                kept_bytes += match &conflict.form {
+                    ConflictForm::OpenUpload { parts, .. } => parts.iter().map(|part| part.len_bytes).sum(),
+                    ConflictForm::Patch { runs, .. } => runs.iter().map(|(_, len)| len).sum::<u64>(),
+                    ConflictForm::Whole { .. } => panic!("not all of it is here: {conflict:?}"),
+                };
+            }
+            assert!(kept_bytes >= 80 * MIB, "{kept_bytes} of {}", 80 * MIB);
+            assert_eq!(world.count(Operation::Abort), 0, "the parts stay");
+        }
     });
 }
 

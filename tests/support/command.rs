@@ -147,6 +147,10 @@ impl Running {
         self.child.try_wait().expect("a child of ours").is_some()
     }
 
+    pub fn stdout_so_far(&self) -> String {
+        text(&self.stdout)
+    }
+
     pub fn stderr_so_far(&self) -> String {
         text(&self.stderr)
     }

@@ -98,6 +98,34 @@ impl Bucket {
         }
     }
 
+    /// An object that has another's bytes so many times, without sending them.
+    pub fn repeat(&self, from: &str, times: i32, key: &str) {
+        use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+        let request = self.client.create_multipart_upload().bucket(&self.name).key(key);
+        let created = block_on(request.send()).expect("an upload");
+        let upload = created.upload_id.expect("an id");
+        let parts = (1..=times).map(|number| {
+            let copy = self.client.upload_part_copy().bucket(&self.name).key(key);
+            let copy = copy
+                .copy_source(format!("{}/{from}", self.name))
+                .upload_id(&upload);
+            let copied = block_on(copy.part_number(number).send()).expect("a part");
+            let e_tag = copied.copy_part_result.and_then(|result| result.e_tag);
+            CompletedPart::builder()
+                .part_number(number)
+                .set_e_tag(e_tag)
+                .build()
+        });
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.collect()));
+        let complete = self
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.name)
+            .key(key);
+        let complete = complete.upload_id(&upload).multipart_upload(parts.build());
+        block_on(complete.send()).expect("an object");
+    }
+
     /// The object's bytes; `None` when there is no such key.
     pub fn find(&self, key: &str) -> Option<Vec<u8>> {
         let request = self.client.get_object().bucket(&self.name).key(key);
