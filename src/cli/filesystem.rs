@@ -1,6 +1,7 @@
 //! The seam between the commands and the filesystem: starts it, and ends it without losing data.
 
 use crate::base::error::ErrorKind;
+use crate::base::limits::UploadLimits;
 use crate::base::mount_config::{AttributesMode, MetadataTtl, MountConfig, Source};
 use crate::base::prices::RequestPrices;
 use crate::cache::attributes::disk::DiskAttributes;
@@ -202,6 +203,7 @@ fn tree_settings(config: &MountConfig, client: &Client) -> TreeSettings {
         read_only: config.access.read_only,
         allow_bucket_changes: config.allow_bucket_changes,
         listings_show_algorithms: client.capabilities().get(Feature::ListedAlgorithms) == Support::Honoured,
+        largest_copy_bytes: UploadLimits::S3.max_part_bytes,
         head_parallelism: config.head_parallelism,
         attributes_on_disk: None,
     }

@@ -228,6 +228,8 @@ pub struct Quirks {
     /// ETags are arbitrary, and new for each write or copy, also of the same bytes (as with SSE-KMS on AWS). This
     /// spares the server the MD5, the largest part of what a PUT costs it.
     pub opaque_etags: bool,
+    /// Copying larger objects at once is answered `InvalidRequest`, as S3 does it above 5 GiB.
+    pub largest_copy_bytes: Option<u64>,
     /// Bodies with trailing checksums are answered `NotImplemented`.
     pub reject_checksum_trailers: bool,
 }

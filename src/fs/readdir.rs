@@ -2,7 +2,8 @@
 //!
 //! Difficulties:
 //! 1. The kernel asks by offset, usually the next one, sometimes again, rarely from the start: entries are numbered as
-//!    they come, those behind the last answer are dropped, and going back means reading anew.
+//!    they come, and the last ones are kept, so that going back a little (seekdir(3)) leads to the same ones, whatever has
+//!    changed since. Going back further, or to the start, means reading anew.
 //! 2. With attributes (readdirplus): those that need no request come at once. Those that would need a HEAD are sent
 //!    with no time to live on the first call, which the kernel makes for any `ls` or `find`; once it has shown (by asking
 //!    with attributes again) that somebody looks at them, the HEADs of a batch run in parallel.
@@ -15,9 +16,9 @@ use super::attr::Attr;
 use super::open::DirectoryHandle;
 use crate::base::error::Result;
 use crate::s3::types::BucketEntry;
+use crate::tree::Listed;
 use crate::tree::directory::{DirectoryReader, Item};
 use crate::tree::node::{Ino, Kind, Node};
-use crate::tree::{Listed, lookup::may_be_special};
 use futures_util::stream::{self, StreamExt};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ use std::time::Duration;
 /// attributes.
 const FIRST_BATCH: usize = 32;
 const LARGEST_BATCH: usize = 1_024;
+/// So many entries that the reader had are kept.
+const KEPT_ENTRIES: u64 = 4_096;
 
 /// How many entries to prepare for one answer.
 struct Batch(usize);
@@ -51,7 +54,7 @@ impl Batch {
 /// Where a directory handle is.
 #[derive(Default)]
 pub struct Position {
-    /// Entries not yet known to have reached the reader; the first has number `first`.
+    /// The last entries that the reader had, and those that it did not have yet; the first has number `first`.
     window: VecDeque<Item>,
     /// The number of the entry at the window's start; entry n is followed by offset n + 1.
     first: u64,
@@ -90,10 +93,23 @@ impl Fs {
         let mut handle = handle.lock().await;
         let mut entries = self.dots(&handle, offset);
         let mut from = offset.max(DOTS);
+        if offset == 0 {
+            // As it is now, also for who has read it before.
+            handle.reader = None;
+            handle.position.first = 0;
+        }
         loop {
             self.seek(&mut handle, from).await?;
             let room = handle.position.batch.0.saturating_sub(entries.len()).max(1);
-            let items: Vec<Item> = handle.position.window.iter().take(room).cloned().collect();
+            let had = (from - handle.position.first) as usize;
+            let items: Vec<Item> = handle
+                .position
+                .window
+                .iter()
+                .skip(had)
+                .take(room)
+                .cloned()
+                .collect();
             let taken = items.len() as u64;
             let looks = with_attributes && offset > 0;
             entries.extend(
@@ -161,10 +177,11 @@ impl Fs {
         }
         loop {
             let position = &mut handle.position;
-            let passed = (wanted - position.first).min(position.window.len() as u64);
+            let passed = (wanted - position.first).saturating_sub(KEPT_ENTRIES);
+            let passed = passed.min(position.window.len() as u64);
             position.window.drain(..passed as usize);
             position.first += passed;
-            if position.finished || (position.first == wanted && !position.window.is_empty()) {
+            if position.finished || wanted < position.first + position.window.len() as u64 {
                 return Ok(());
             }
             let Some(reader) = &mut handle.reader else {
@@ -217,7 +234,7 @@ impl Fs {
         let name = item.name().to_owned();
         if let Some(place) = &handle.place
             && !with_attributes
-            && !needs_look_for_type(&item)
+            && !self.needs_look_for_type(&item)
         {
             return Ok(Some(DirectoryEntry {
                 ino: self.tree.entry_number(place, &item),
@@ -252,6 +269,11 @@ impl Fs {
         }
     }
 
+    /// A small object may be a symlink: `d_type` must be right.
+    fn needs_look_for_type(&self, item: &Item) -> bool {
+        matches!(item, Item::Listed { listed: Listed::Object(object), .. } if self.tree.may_be_special(object))
+    }
+
     /// The inode of an entry, and whether its attributes are a guess; `None` when it is gone.
     async fn settle(
         self: &Arc<Self>,
@@ -268,18 +290,13 @@ impl Fs {
             }
             return Ok(Some((node, false)));
         }
-        if looks || needs_look_for_type(item) {
+        if looks || self.needs_look_for_type(item) {
             let settled = self.tree.settle_item(place, item).await?;
             return Ok(settled.map(|node| (node, false)));
         }
         self.tree.heads.announce(place);
         Ok(self.tree.settle_guess(place, item).map(|node| (node, true)))
     }
-}
-
-/// A small object with the ETag of a one-part upload may be a symlink: `d_type` must be right.
-fn needs_look_for_type(item: &Item) -> bool {
-    matches!(item, Item::Listed { listed: Listed::Object(object), .. } if may_be_special(object))
 }
 
 fn kind_of(item: &Item) -> Kind {

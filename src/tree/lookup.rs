@@ -389,6 +389,16 @@ impl Tree {
         }
     }
 
+    /// True for an object that may be a symlink or a special file: by its ETag if this program has made it; where other
+    /// tools' attributes were seen, any small one.
+    pub(crate) fn may_be_special(&self, object: &PageObject) -> bool {
+        let is_small = (1..=MAX_SYMLINK_BYTES).contains(&object.size_bytes);
+        let is_of_others = is_small
+            && self.settings.attributes != AttributesMode::Listing
+            && self.foreign_attributes_seen.load(Ordering::Relaxed);
+        may_be_special(object) || is_of_others
+    }
+
     /// Takes note of what listings of this endpoint show.
     pub(crate) fn note_page(&self, objects: &[crate::s3::types::ListedObject]) {
         if !objects.is_empty() {

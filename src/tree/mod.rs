@@ -71,6 +71,8 @@ pub struct TreeSettings {
     pub allow_bucket_changes: bool,
     /// True where listings are known to show checksum algorithms (AWS).
     pub listings_show_algorithms: bool,
+    /// Larger objects are copied in parts.
+    pub largest_copy_bytes: u64,
     /// So many looks at objects run ahead of a walk at a time.
     pub head_parallelism: usize,
     /// What mounts of this machine know of attributes.

@@ -13,7 +13,7 @@ use super::node::Kind;
 use crate::base::attributes::{Attributes, TRANSACTION};
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::limits::{GIB, UploadLimits};
+use crate::base::limits::GIB;
 use crate::base::object::{ByteRange, Condition, ETag, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::base::segments::Segments;
 use crate::s3::types::{CompleteRequest, CopyRequest, GetRequest, PutRequest, UploadId, UploadedPart};
@@ -152,7 +152,7 @@ impl Tree {
         to: &ObjectId,
         condition: Condition,
     ) -> Result<Version> {
-        let too_large = source.size_bytes > UploadLimits::S3.max_part_bytes;
+        let too_large = source.size_bytes > self.settings.largest_copy_bytes;
         let mut headers = None;
         let keeps_storage = !self.client.has_seen_other_storage();
         let keeps_tag = !source.etag.is_of_parts() && !self.copies_change_tags.load(Ordering::Relaxed);
@@ -221,7 +221,7 @@ impl Tree {
             version: source.clone(),
             headers: headers.clone(),
         };
-        let copied = if source.size_bytes > UploadLimits::S3.max_part_bytes {
+        let copied = if source.size_bytes > self.settings.largest_copy_bytes {
             self.copy_in_parts(from, &info, to, condition).await
         } else if is_special(&info) {
             self.copy_special(from, &info, to, condition).await
@@ -320,13 +320,12 @@ impl Tree {
         condition: Condition,
     ) -> Result<Version> {
         let size_bytes = info.version.size_bytes;
+        let part_bytes = COPY_PART_BYTES.min(self.settings.largest_copy_bytes);
         let upload = self.client.create_upload(to, &info.headers).await?;
-        let ranges = (0..size_bytes.div_ceil(COPY_PART_BYTES)).map(|n| {
-            let start = n * COPY_PART_BYTES;
-            (
-                n as u32 + 1,
-                ByteRange::new(start, (start + COPY_PART_BYTES).min(size_bytes)),
-            )
+        let ranges = (0..size_bytes.div_ceil(part_bytes)).map(|n| {
+            let start = n * part_bytes;
+            let range = ByteRange::new(start, (start + part_bytes).min(size_bytes));
+            (n as u32 + 1, range)
         });
         let parts = stream::iter(ranges)
             .map(|(number, range)| {

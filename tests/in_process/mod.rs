@@ -54,6 +54,8 @@ pub struct Options {
     pub memory_bytes: u64,
     /// False: the endpoint is taken for S3 itself.
     pub probing: bool,
+    /// Larger objects are copied in parts.
+    pub largest_copy_bytes: u64,
     pub on_conflict: OnConflict,
     /// Limit of the cache of contents on disk; `None` without one.
     pub disk_cache_bytes: Option<u64>,
@@ -66,6 +68,7 @@ impl Default for Options {
             stall_timeout: Duration::from_secs(30),
             memory_bytes: 32 * MIB,
             probing: false,
+            largest_copy_bytes: 5 << 30,
             on_conflict: OnConflict::Keep,
             disk_cache_bytes: None,
         }
@@ -192,6 +195,7 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf) -> Arc<Fs>
         read_only: false,
         allow_bucket_changes: false,
         listings_show_algorithms: !options.probing,
+        largest_copy_bytes: options.largest_copy_bytes,
         head_parallelism: 32,
         attributes_on_disk: None,
     };

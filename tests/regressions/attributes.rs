@@ -1,8 +1,8 @@
 //! Changes of attributes that meet writes, failures and other hosts.
 
 use super::{bytes_of, open, world_with};
-use crate::in_process::{Mount, World};
-use pailfs::embedded::{Fault, Operation, When};
+use crate::in_process::{Mount, Options, World};
+use pailfs::embedded::{Fault, Operation, Quirks, When};
 use std::time::Duration;
 
 fn mode_of(world: &World, key: &str) -> u32 {
@@ -113,4 +113,60 @@ fn what_is_made_in_a_directory_with_set_group_id_gets_its_group() {
         assert_eq!((stat.gid, stat.mode & 0o7777), (70, mode), "{path}");
     }
     assert_eq!(mount.unmount(), Vec::<String>::new());
+}
+
+/// A change waits to be made while another host puts a newer object: that is never overwritten, and is what is changed then.
+#[test]
+fn a_change_of_attributes_never_overwrites_a_newer_object() {
+    let (world, mount) = world_with("f", b"old");
+    mount.run("look", mount.driver.stat("f")).expect("there");
+    chmod(&mount, "f", 0o600);
+    let slowly = Fault::Delay(Duration::from_secs(5));
+    world.store.faults().inject(When::on(Operation::Copy), slowly);
+    mount.sleep(Duration::from_secs(3));
+    world.remote.put("f", b"newer");
+    mount.sleep(Duration::from_secs(30));
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"newer");
+    assert_eq!(mode_of(&world, "f"), 0o600);
+}
+
+/// Handles stay with their version: a change through one that is not the newest any more fails, and is told.
+#[test]
+fn a_change_of_an_open_file_never_overwrites_a_newer_object() {
+    let (world, mount) = world_with("f", b"old");
+    let file = open(&mount, "f", libc::O_RDWR);
+    chmod(&mount, "f", 0o600);
+    world.remote.put("f", b"newer");
+    assert_eq!(mount.run("fsync", mount.driver.fsync(&file)), Err(libc::ESTALE));
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"newer");
+    mount.run("close", mount.driver.close(file)).expect("closed");
+}
+
+#[test]
+fn objects_too_large_for_one_copy_are_changed_in_parts_and_conditionally() {
+    const LIMIT: u64 = 6 << 20;
+    let world = World::new(Options {
+        largest_copy_bytes: LIMIT,
+        ..Options::default()
+    });
+    world.store.set_quirks(Quirks {
+        largest_copy_bytes: Some(LIMIT),
+        ..Quirks::default()
+    });
+    let large: Vec<u8> = (0..20u32 << 18).flat_map(u32::to_le_bytes).collect();
+    world.remote.put("f", &large);
+    let mount = world.mount();
+    chmod(&mount, "f", 0o604);
+    mount.sleep(Duration::from_secs(5));
+    assert_eq!(mode_of(&world, "f"), 0o604);
+    assert!(bytes_of(&world, "f").expect("there") == large);
+
+    chmod(&mount, "f", 0o600);
+    let slowly = Fault::Delay(Duration::from_secs(5));
+    world.store.faults().inject(When::on(Operation::Complete), slowly);
+    mount.sleep(Duration::from_secs(3));
+    world.remote.put("f", b"newer");
+    mount.sleep(Duration::from_secs(30));
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"newer");
+    assert_eq!(mode_of(&world, "f"), 0o600);
 }

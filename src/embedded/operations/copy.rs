@@ -70,6 +70,10 @@ fn condition(headers: &HeaderMap, name: &HeaderName) -> S3Result<Option<ETagCond
         .map_err(|_| s3_error!(InvalidArgument, "invalid header: {name}"))
 }
 
+fn largest_bytes(store: &Store) -> u64 {
+    store.quirks().largest_copy_bytes.unwrap_or(MAX_BODY_BYTES)
+}
+
 fn is_replace(directive: Option<&str>) -> bool {
     directive == Some("REPLACE")
 }
@@ -95,7 +99,7 @@ pub async fn object(store: &Store, request: S3Request<CopyObjectInput>) -> Answe
     )?;
     let (bucket, key) = (input.bucket.clone(), input.key.clone());
     store.read(&bucket, |bucket| conditions.check(bucket.current_etag(&key)))?;
-    if from.object.len_bytes > MAX_BODY_BYTES {
+    if from.object.len_bytes > largest_bytes(store) {
         return Err(s3_error!(
             InvalidRequest,
             "the copy source is larger than a copy may be"

@@ -1,0 +1,142 @@
+//! Other programs that keep attributes in objects: s3fs and rclone. Each sees what the other stored.
+
+use crate::support::command::{Tool, bash, has_program};
+use crate::support::is_root;
+use crate::support::mount::Place;
+use crate::support::store::{ACCESS_KEY, SECRET_KEY, Store};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+crate::on_the_embedded_store!(s3fs_and_we_see_the_same, rclone_and_we_see_the_same);
+
+/// A mount by s3fs, which is gone when this is dropped.
+struct S3fs {
+    path: PathBuf,
+}
+
+impl S3fs {
+    fn mount(store: &Store, place: &Place) -> Self {
+        let path = place.work().join("s3fs");
+        fs::create_dir_all(&path).expect("made");
+        let keys = place.work().join("keys");
+        fs::write(&keys, format!("{ACCESS_KEY}:{SECRET_KEY}")).expect("written");
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).expect("set");
+        Tool::new("s3fs")
+            .arg(&store.bucket.name)
+            .arg(&path)
+            .args([
+                "-o",
+                &format!("url={},passwd_file={}", store.endpoint_url, keys.display()),
+            ])
+            .args([
+                "-o",
+                "use_path_request_style,use_xattr,enable_noobj_cache,stat_cache_expire=1",
+            ])
+            .run();
+        Self { path }
+    }
+}
+
+impl Drop for S3fs {
+    fn drop(&mut self) {
+        Tool::new("umount").arg("-l").arg(&self.path).output();
+    }
+}
+
+const MAKE: &str = "umask 022; mkdir DIR; cd DIR; echo hello > f; chmod 640 f; chown 12:34 f; mkdir d; chmod 750 d; ln -s f link; \
+    python3 -c 'import os; os.setxattr(\"f\", \"user.colour\", b\"red\")'; touch -d '2001-02-03 04:05:06.123456789Z' f";
+
+/// What is to be the same, whoever looks.
+fn seen(directory: &Path) -> String {
+    bash(
+        directory,
+        "stat -c '%n %F %a %u %g %s' d f link; stat -c '%.9Y' f; readlink link; cat link; ls; \
+         python3 -c 'import os; print(os.getxattr(\"f\", \"user.colour\"))'",
+    )
+}
+
+fn s3fs_and_we_see_the_same(store: &Store) {
+    if !is_root() || !has_program("s3fs") {
+        return;
+    }
+    let place = Place::new();
+    let s3fs = S3fs::mount(store, &place);
+    bash(&s3fs.path, &MAKE.replace("DIR", "theirs"));
+    let mount = store.mount().at(&place).options("--metadata-format s3fs").start();
+    let theirs = seen(&s3fs.path.join("theirs"));
+    assert!(theirs.contains("f regular file 640 12 34 6\n"), "{theirs}");
+    assert_eq!(seen(&mount.join("theirs")), theirs);
+    let links = bash(&mount.path(), "find . -type l");
+    assert_eq!(links, "./theirs/link\n");
+
+    bash(&mount.path(), &MAKE.replace("DIR", "ours"));
+    // What they stored, we change.
+    bash(
+        &mount.path(),
+        "chmod 604 theirs/f; touch -d '2003-02-03 04:05:06.5Z' theirs/f; mv theirs/d theirs/e; mv theirs/e theirs/d",
+    );
+    mount.unmount();
+    let again = store.mount().at(&place).start();
+    assert_eq!(seen(&again.join("ours")), theirs);
+    drop(s3fs);
+    let s3fs = S3fs::mount(store, &place);
+    assert_eq!(seen(&s3fs.path.join("ours")), theirs);
+    let changed = seen(&again.join("theirs"));
+    assert!(changed.contains("f regular file 604 12 34 6\n"), "{changed}");
+    assert_eq!(seen(&s3fs.path.join("theirs")), changed);
+}
+
+fn rclone_and_we_see_the_same(store: &Store) {
+    if !is_root() || !has_program("rclone") {
+        return;
+    }
+    let place = Place::new();
+    let rclone = |words: &[&str]| {
+        Tool::new("rclone")
+            .args(["--config", "/dev/null", "--metadata"])
+            .args(words)
+            .env("RCLONE_CONFIG_R_TYPE", "s3")
+            .env("RCLONE_CONFIG_R_PROVIDER", "Other")
+            .env("RCLONE_CONFIG_R_ENDPOINT", &store.endpoint_url)
+            .env("RCLONE_CONFIG_R_REGION", "us-east-1")
+            .env("RCLONE_CONFIG_R_ACCESS_KEY_ID", ACCESS_KEY)
+            .env("RCLONE_CONFIG_R_SECRET_ACCESS_KEY", SECRET_KEY)
+            .current_dir(place.work())
+            .run()
+    };
+    let bucket = format!("r:{}", store.bucket.name);
+    let make = "mkdir -p DIR; echo hello > DIR/f; chmod 4640 DIR/f; chown 12:34 DIR/f; chmod 4640 DIR/f; touch -d '2001-02-03 04:05:06.123456789Z' DIR/f; \
+        python3 -c 'import os; os.setxattr(\"DIR/f\", \"user.colour\", b\"red\")' || true";
+    let seen = |path: &Path| bash(path, "stat -c '%n %a %u %g %s %.9Y' f; cat f");
+    let expected = "f 4640 12 34 6 981173106.123456789\nhello\n";
+    bash(&place.work(), &make.replace("DIR", "local"));
+    rclone(&["copy", "local", &format!("{bucket}/theirs")]);
+    let mount = store
+        .mount()
+        .at(&place)
+        .options("-o suid --metadata-format s3fs")
+        .start();
+    assert_eq!(seen(&mount.join("theirs")), expected);
+    bash(&mount.path(), &make.replace("DIR", "ours"));
+    mount.unmount();
+    rclone(&["copy", &format!("{bucket}/ours"), "back"]);
+    // rclone reads the mode in octal, and other programs' decimal one not at all.
+    let times = bash(&place.work().join("back"), "stat -c '%.9Y %u %g' f; cat f");
+    assert_eq!(times, "981173106.123456789 12 34\nhello\n");
+    // The other way, of what it stored and we changed.
+    let mount = store.mount().at(&place).options("-o suid").start();
+    assert_eq!(seen(&mount.join("ours")), expected);
+    bash(
+        &mount.path(),
+        "touch -d '2003-02-03 04:05:06.5Z' theirs/f; chmod 600 theirs/f",
+    );
+    mount.unmount();
+    let again = store.mount().at(&place).start();
+    assert_eq!(
+        seen(&again.join("theirs")),
+        "f 600 12 34 6 1044245106.500000000\nhello\n"
+    );
+    rclone(&["copyto", &format!("{bucket}/theirs/f"), "changed"]);
+    assert_eq!(bash(&place.work(), "cat changed"), "hello\n");
+}

@@ -1,0 +1,167 @@
+//! What POSIX promises and tools depend on, beyond what pjdfstest looks at.
+
+use crate::support::command::{Tool, bash};
+use crate::support::mount::Mount;
+use crate::support::store::Store;
+
+crate::on_the_embedded_store!(
+    directories_can_be_read_from_any_place_while_they_change,
+    locks_hold_between_processes,
+    changes_are_told_to_watchers,
+    the_filesystem_has_room,
+    without_metadata_nothing_is_written_and_defaults_are_shown,
+);
+
+fn python(mount: &Mount, script: &str) -> String {
+    Tool::new("python3")
+        .args(["-c", script])
+        .current_dir(mount.path())
+        .run()
+}
+
+fn directories_can_be_read_from_any_place_while_they_change(store: &Store) {
+    store.fill((0..2_500).map(|i| format!("d/f{i:04}")), b"x");
+    let mount = store.mount().start();
+    python(
+        &mount,
+        r"
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.opendir.restype = libc.readdir.restype = ctypes.c_void_p
+libc.telldir.restype = ctypes.c_long
+for f in (libc.readdir, libc.telldir, libc.rewinddir, libc.closedir): f.argtypes = [ctypes.c_void_p]
+libc.seekdir.argtypes = [ctypes.c_void_p, ctypes.c_long]
+def read(d):
+    entry = libc.readdir(d)
+    return ctypes.string_at(entry + 19).decode() if entry else None
+def rest(d):
+    names = []
+    while (name := read(d)) is not None: names.append(name)
+    return [n for n in names if n not in ('.', '..')]
+everything = [f'f{i:04}' for i in range(2500)]
+d = libc.opendir(b'd')
+before = [read(d) for _ in range(1202)]
+place = libc.telldir(d)
+after = rest(d)
+assert sorted(before[2:] + after) == everything
+libc.seekdir(d, place)
+assert rest(d) == after
+# What was read goes, something new comes: the rest is still the rest, each name once.
+for name in before[2:800]: os.unlink('d/' + name)
+open('d/a-new-one', 'w').close()
+libc.seekdir(d, place)
+again = rest(d)
+assert [n for n in again if n != 'a-new-one'] == after, (len(again), len(after))
+# From the beginning it is as it is now.
+libc.rewinddir(d)
+assert sorted(rest(d)) == sorted(os.listdir('d')) == sorted(['a-new-one'] + before[800:] + after)
+libc.closedir(d)
+# Removing while reading misses nothing.
+with os.scandir('d') as entries:
+    for entry in entries: os.unlink(entry.path)
+assert os.listdir('d') == []
+",
+    );
+}
+
+fn locks_hold_between_processes(store: &Store) {
+    let mount = store.mount().start();
+    let script = "echo x > f; exec 3<> f; flock -x 3; ! flock -n f true; flock -u 3; flock -n f true";
+    bash(&mount.path(), script);
+    python(
+        &mount,
+        r"
+import fcntl, os, subprocess, sys
+f = open('f', 'r+b')
+fcntl.lockf(f, fcntl.LOCK_EX, 10, 5)
+try_it = '''
+import fcntl, sys
+f = open('f', 'r+b')
+try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(sys.argv[1]))
+except BlockingIOError: print('held')
+else: print('free')
+'''
+ask = lambda at: subprocess.run([sys.executable, '-c', try_it, str(at)], capture_output=True, text=True).stdout.strip()
+assert [ask(4), ask(5), ask(14), ask(15)] == ['free', 'held', 'held', 'free']
+fcntl.lockf(f, fcntl.LOCK_UN, 10, 5)
+assert ask(5) == 'free'
+",
+    );
+}
+
+fn changes_are_told_to_watchers(store: &Store) {
+    let mount = store.mount().start();
+    python(
+        &mount,
+        r"
+import ctypes, os, struct
+libc = ctypes.CDLL(None)
+os.mkdir('d')
+watch = libc.inotify_init1(os.O_NONBLOCK)
+libc.inotify_add_watch(watch, b'd', 0xfff)
+with open('d/f', 'w') as f: f.write('x')
+os.chmod('d/f', 0o600); os.rename('d/f', 'd/g'); os.unlink('d/g')
+data, seen = os.read(watch, 65536), []
+while data:
+    _, mask, _, length = struct.unpack('iIII', data[:16])
+    seen.append((mask & 0xfff, data[16:16 + length].rstrip(b'\0').decode()))
+    data = data[16 + length:]
+# IN_CREATE, IN_MODIFY, IN_CLOSE_WRITE, IN_ATTRIB, IN_MOVED_FROM, IN_MOVED_TO, IN_DELETE
+for event in [(0x100, 'f'), (2, 'f'), (8, 'f'), (4, 'f'), (0x40, 'f'), (0x80, 'g'), (0x200, 'g')]:
+    assert event in seen, (event, seen)
+",
+    );
+}
+
+fn the_filesystem_has_room(store: &Store) {
+    let mount = store.mount().start();
+    python(
+        &mount,
+        r"
+import os, shutil
+s = os.statvfs('.')
+assert s.f_namemax == 255 and s.f_bavail * s.f_frsize > 1 << 40 and s.f_favail > 1 << 20, s
+assert shutil.disk_usage('.').free > 1 << 40
+",
+    );
+    bash(
+        &mount.path(),
+        "df -h . > /dev/null; df -i . > /dev/null; stat -f . > /dev/null",
+    );
+}
+
+fn without_metadata_nothing_is_written_and_defaults_are_shown(store: &Store) {
+    let options = "--metadata-format none --file-mode 0640 --dir-mode 0750 --uid 12 --gid 34 --allow-other";
+    store
+        .bucket
+        .put_with_metadata("theirs", b"x", &[("colour", "blue")]);
+    let mount = store.mount().options(options).start();
+    python(
+        &mount,
+        r"
+import errno, os
+def errno_of(call, *rest):
+    try: call(*rest)
+    except OSError as error: return errno.errorcode[error.errno]
+    return 'none'
+with open('f', 'w') as f: f.write('x')
+os.mkdir('d'); os.chmod('theirs', 0o600)
+os.utime('f', ns=(10**18, 10**18))
+assert errno_of(os.symlink, 'f', 'link') == errno_of(os.mkfifo, 'pipe') == 'EPERM'
+assert errno_of(os.setxattr, 'f', 'user.a', b'b') in ('EOPNOTSUPP', 'ENOTSUP')
+",
+    );
+    mount.unmount();
+    for key in ["f", "theirs"] {
+        let metadata = store.bucket.metadata(key);
+        let told: Vec<&String> = metadata
+            .keys()
+            .filter(|name| !name.starts_with("pailfs-") && *name != "colour")
+            .collect();
+        assert!(told.is_empty(), "{key}: {metadata:?}");
+    }
+    assert_eq!(store.bucket.metadata("theirs")["colour"], "blue");
+    let again = store.mount().options(options).start();
+    let shown = bash(&again.path(), "stat -c '%n %a %u %g' d f theirs");
+    assert_eq!(shown, "d 750 12 34\nf 640 12 34\ntheirs 640 12 34\n");
+}
