@@ -208,6 +208,11 @@ pub struct MountArgs {
     /// An operation without progress for so long fails with ETIMEDOUT [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Limits")]
     pub stall_timeout: Option<Duration>,
+    /// How much unsent data may lie in the state directory, beside what is saved when it cannot be sent and what sending
+    /// needs room for; beyond it writers wait until data is sent, and after the stall time-out get EDQUOT. Streams need none
+    /// [default: as much as the disk has]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes, help_heading = "Limits")]
+    pub spool_size: Option<u64>,
 
     #[command(flatten)]
     pub state: StateArgs,
@@ -328,6 +333,14 @@ pub enum ConflictsAction {
         #[arg(long)]
         json: bool,
     },
+    /// Tell what one of them is, and what can be done with it
+    Show {
+        /// As `list` shows it; its first digits are enough
+        id: String,
+        /// As a JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Copy a local version to a file
     Save {
         /// As `list` shows it
@@ -337,11 +350,30 @@ pub enum ConflictsAction {
         /// Replace the file if it exists
         #[arg(long)]
         force: bool,
+        /// Tell what was done as a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a local version over the object, if that is still the version that it lost against
+    Apply {
+        /// As `list` shows it
+        id: String,
+        /// Also over a version that is newer still
+        #[arg(long)]
+        force: bool,
+        /// Tell what was done as a JSON object
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        endpoint: Box<EndpointArgs>,
     },
     /// Delete a local version for good
     Drop {
         /// As `list` shows it
         id: String,
+        /// Tell what was done as a JSON object
+        #[arg(long)]
+        json: bool,
         /// To abort the upload that holds the version, where one does
         #[command(flatten)]
         endpoint: Box<EndpointArgs>,

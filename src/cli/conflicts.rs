@@ -1,5 +1,5 @@
-//! `pailfs conflicts`: lists, saves and drops the local versions that lost against a newer object.
-//! Works on the state directory alone, also while a mount is live.
+//! `pailfs conflicts`: lists, explains, saves and drops the local versions that lost against a newer object.
+//! Works on the state directory alone, also while a mount is live. Bringing one into the bucket: [`super::conflicts_apply`].
 
 use crate::base::error::{Error, Result};
 use crate::spool::conflicts::{self, KeptConflict, Saved};
@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
+
+/// So many ranges of a patch are shown.
+const MAX_RANGES: usize = 20;
 
 /// What `drop` did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,87 @@ pub fn list(state_dir: &Path, json: bool, out: &mut impl Write) -> Result<()> {
     match listing.unreadable.into_iter().next() {
         Some(error) => Err(error),
         None => Ok(()),
+    }
+}
+
+/// One conflict in words, or with `json` as an object.
+///
+/// # Errors
+/// Those of [`conflicts::open`].
+pub fn show(state_dir: &Path, id: &str, json: bool) -> Result<String> {
+    let kept = conflicts::open(state_dir, id)?;
+    if json {
+        return Ok(as_json(&kept).to_string());
+    }
+    let KeptConflict { id, conflict, .. } = &kept;
+    let mut lines = vec![
+        format!("conflict {id}: {}", location(&kept)),
+        format!("  found    {}, by a mount of {}", found(&kept), kept.source),
+        format!("  why      {}", reason(&kept)),
+        format!("  local    {}", whereabouts(&kept)),
+    ];
+    if let ConflictForm::Patch { runs, .. } = &conflict.form {
+        let shown = runs.iter().take(MAX_RANGES);
+        lines.extend(shown.map(|(offset, len)| format!("           {len} bytes at {offset}")));
+        if runs.len() > MAX_RANGES {
+            let more = runs.len() - MAX_RANGES;
+            lines.push(format!("           and {more} more ranges (--json has them all)"));
+        }
+    }
+    let mut what = vec![
+        format!("pailfs conflicts apply {id}"),
+        format!("pailfs conflicts drop {id}"),
+    ];
+    if conflict.form.file_name().is_some() {
+        what.insert(0, format!("pailfs conflicts save {id} FILE"));
+    }
+    lines.push(format!("  what now {}", what.join("\n           ")));
+    Ok(lines.join("\n"))
+}
+
+/// One conflict, as `list --json` has it.
+///
+/// # Errors
+/// Those of [`conflicts::open`].
+pub fn described(state_dir: &Path, id: &str) -> Result<Value> {
+    Ok(as_json(&conflicts::open(state_dir, id)?))
+}
+
+fn reason(kept: &KeptConflict) -> String {
+    let conflict = &kept.conflict;
+    let from = match &conflict.base_etag {
+        Some(base) => format!("the version that it was made from (ETag {base})"),
+        None => "nothing, where it was to be a new object,".to_owned(),
+    };
+    match &conflict.theirs_etag {
+        Some(theirs) => format!("another version (ETag {theirs}) had taken the place of {from}"),
+        None => format!("{from} was gone, or the store could not be reached before the mount ended"),
+    }
+}
+
+fn whereabouts(kept: &KeptConflict) -> String {
+    let size_bytes = kept.conflict.size_bytes;
+    let file = kept.bytes.as_ref().map_or(String::new(), |path| {
+        let missing = if path.exists() { "" } else { ", which is MISSING" };
+        format!(", in {}{missing}", path.display())
+    });
+    match &kept.conflict.form {
+        ConflictForm::Whole { .. } => format!("all {size_bytes} bytes{file}"),
+        ConflictForm::OpenUpload { upload_id, parts } => {
+            let in_parts: u64 = parts.iter().map(|part| part.len_bytes).sum();
+            format!(
+                "{in_parts} of {size_bytes} bytes, in {} parts of an upload that was left open in the bucket (upload id \
+                 {upload_id})",
+                parts.len()
+            )
+        }
+        ConflictForm::Patch { base_etag, runs, .. } => {
+            let changed: u64 = runs.iter().map(|(_, len)| len).sum();
+            format!(
+                "only what was changed, {changed} of {size_bytes} bytes{file}; the others were those of the version with \
+                 ETag {base_etag}"
+            )
+        }
     }
 }
 
@@ -289,6 +373,29 @@ mod tests {
             description["changed_ranges"],
             json!([{ "offset": 0, "len_bytes": 1 }, { "offset": 1, "len_bytes": 3 }])
         );
+    }
+
+    #[test]
+    fn a_conflict_is_explained() {
+        let (state, id) = state_with(b"abcd", |file_name| ConflictForm::Patch {
+            file_name,
+            base_etag: "old".to_owned(),
+            runs: (0..30).map(|n| (n * 100, 4)).collect(),
+        });
+        let text = show(state.path(), &id, false).unwrap();
+        for part in [
+            "s3://b/dir/it\\'s\\n.txt",
+            "2023-11-14T22:13:20Z",
+            "another version (ETag new) had taken the place of the version that it was made from (ETag old)",
+            "only what was changed, 120 of 4 bytes",
+            "4 bytes at 1900\n           and 10 more ranges",
+            &format!("pailfs conflicts apply {id}"),
+        ] {
+            assert!(text.contains(part), "{part} is not in: {text}");
+        }
+        let value: Value = serde_json::from_str(&show(state.path(), &id, true).unwrap()).unwrap();
+        assert_eq!(value["changed_ranges"].as_array().unwrap().len(), 30);
+        assert_eq!(value, described(state.path(), &id).unwrap());
     }
 
     #[test]

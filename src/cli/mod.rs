@@ -9,6 +9,7 @@ pub mod args;
 pub mod bucket;
 mod cache;
 pub mod conflicts;
+mod conflicts_apply;
 mod conflicts_command;
 mod connect;
 pub mod control;

@@ -8,6 +8,7 @@
 mod support;
 
 mod cat;
+mod conflicts;
 mod errors;
 mod get;
 mod keys;
