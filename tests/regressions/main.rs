@@ -5,6 +5,7 @@ mod in_process;
 
 mod attributes;
 mod closes;
+mod counts;
 mod listings;
 mod moves;
 mod names;
