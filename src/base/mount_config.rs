@@ -171,6 +171,8 @@ pub struct MountConfig {
     /// Both absolute.
     pub state_dir: PathBuf,
     pub cache_dir: PathBuf,
+    /// The most that unsent data may take in `state_dir`, beside what is saved when it cannot be sent; `None`: the disk's.
+    pub spool_size_bytes: Option<u64>,
     /// The most that file contents may take in `cache_dir`; `None`: they are not kept there.
     pub cache_size_bytes: Option<u64>,
     /// What mount tables show as the source, and after `fuse.` as the type. No commas in either.

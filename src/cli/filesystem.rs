@@ -53,6 +53,7 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
     known_stores.recall(&client).await;
     let (state_dir, source) = (config.state_dir.clone(), spool_source(config, &client));
     let (spool, leftovers) = rt::blocking(move || Spool::open(&state_dir, &source)).await?;
+    spool.set_limit_bytes(config.spool_size_bytes.unwrap_or(u64::MAX));
     let (invalidations, heard) = mpsc::unbounded_channel();
     let negative_ttl = negative_ttl(config);
     let mut settings = tree_settings(config, &client);

@@ -96,6 +96,7 @@ pub fn resolve(
         stall_timeout,
         state_dir: environment.state_dir(args.state.state_dir.as_deref())?,
         cache_dir: environment.cache_dir(args.cache_dir.as_deref())?,
+        spool_size_bytes: args.spool_size,
         cache_size_bytes: cache_size(args.cache_size)?,
         fsname,
         subtype,

@@ -104,6 +104,7 @@ fn apply_value(name: &str, value: &str, args: &mut MountArgs) -> Result<(), Stri
         "memory" => args.memory = Some(parse_size_bytes(value)?),
         "stall_timeout" => args.stall_timeout = Some(parse_duration(value)?),
         "state_dir" => args.state.state_dir = Some(value.into()),
+        "spool_size" => args.spool_size = Some(parse_size_bytes(value)?),
         "cache_size" => args.cache_size = Some(parse_size_bytes(value)?),
         "cache_dir" => args.cache_dir = Some(value.into()),
         "log_level" => args.log.log_level = text(),
@@ -244,6 +245,7 @@ fn merge(args: &mut MountArgs, other: MountArgs) {
     fill(&mut args.stall_timeout, other.stall_timeout);
     fill(&mut args.state.state_dir, other.state.state_dir);
     fill(&mut args.cache_dir, other.cache_dir);
+    fill(&mut args.spool_size, other.spool_size);
     fill(&mut args.cache_size, other.cache_size);
     fill(&mut args.log.log_level, other.log.log_level);
     fill(&mut args.log.log_file, other.log.log_file);

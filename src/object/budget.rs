@@ -16,6 +16,7 @@
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::rt;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -36,6 +37,7 @@ pub struct Budget {
     state: Mutex<State>,
     reclaimers: Mutex<Vec<Weak<dyn Reclaim>>>,
     loads: Arc<Semaphore>,
+    waiting_loads: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -50,6 +52,22 @@ struct State {
 struct Waiter {
     bytes: u64,
     grant: oneshot::Sender<Permit>,
+}
+
+/// Counted while it lives, also where its claim is given up.
+struct WaitingLoad<'a>(&'a AtomicUsize);
+
+impl<'a> WaitingLoad<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for WaitingLoad<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A claim on `bytes`; given back when dropped.
@@ -88,6 +106,7 @@ impl Budget {
             state: Mutex::default(),
             reclaimers: Mutex::default(),
             loads: Arc::new(Semaphore::new(load_units as usize)),
+            waiting_loads: AtomicUsize::new(0),
         })
     }
 
@@ -157,10 +176,16 @@ impl Budget {
         let lane = rt::timeout(self.stall_timeout, self.loads.clone().acquire_many_owned(units)).await;
         let lane = lane.map_err(|_| self.stalled(bytes))?;
         let lane = lane.map_err(|_| Error::new(ErrorKind::ShuttingDown, "the memory budget is closed"))?;
+        let _waiting = WaitingLoad::new(&self.waiting_loads);
         Ok(LoadPermit {
             _memory: self.acquire(bytes).await?,
             _lane: lane,
         })
+    }
+
+    /// True while something cannot be sent because there is no memory to load it into.
+    pub fn has_waiting_loads(&self) -> bool {
+        self.waiting_loads.load(Ordering::Relaxed) > 0
     }
 
     /// `reclaimer` is asked from now on whenever memory is short, until it is gone.

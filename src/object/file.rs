@@ -488,7 +488,7 @@ impl File {
                 }
                 Written::NeedsBuffers(sizes) => {
                     spare.clear();
-                    let mut permit = self.context.budget.acquire(sizes.iter().sum()).await?;
+                    let mut permit = self.memory_for_write(sizes.iter().sum()).await?;
                     spare.extend(sizes.into_iter().map(|bytes| permit.split(bytes).into_buffer()));
                 }
                 Written::NeedsCommit => {

@@ -12,10 +12,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The unit of `st_blocks`.
+const DISK_BLOCK_BYTES: u64 = 512;
 
 /// A sparse local file that holds data of one open file. Removed when dropped, unless a record names it.
 pub struct SpoolFile {
@@ -23,6 +26,8 @@ pub struct SpoolFile {
     file: File,
     name: String,
     frozen: Arc<AtomicBool>,
+    /// What the spool has counted of this file.
+    counted_bytes: AtomicU64,
 }
 
 /// Who needs which file of one directory.
@@ -120,6 +125,7 @@ impl SpoolFile {
             file,
             name,
             frozen,
+            counted_bytes: AtomicU64::new(0),
         })
     }
 
@@ -127,12 +133,17 @@ impl SpoolFile {
         let path = spool.files.path(name)?;
         let frozen = spool.files.opened(name);
         match File::options().read(true).write(true).open(&path) {
-            Ok(file) => Ok(Self {
-                spool: spool.clone(),
-                file,
-                name: name.to_owned(),
-                frozen,
-            }),
+            Ok(file) => {
+                let opened = Self {
+                    spool: spool.clone(),
+                    file,
+                    name: name.to_owned(),
+                    frozen,
+                    counted_bytes: AtomicU64::new(0),
+                };
+                opened.count();
+                Ok(opened)
+            }
             Err(error) => {
                 spool.files.closed(name);
                 Err(local::failed(&error, "cannot open the spool file", &path))
@@ -155,9 +166,24 @@ impl SpoolFile {
     /// `LocalIo` (`ENOSPC` on a full disk: then a part may have been written); `Stale` once the file is a conflict's.
     pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.check_writable()?;
-        self.file
-            .write_all_at(data, offset)
-            .map_err(|error| self.failed(&error, "cannot write to"))
+        let written = self.file.write_all_at(data, offset);
+        self.count();
+        written.map_err(|error| self.failed(&error, "cannot write to"))
+    }
+
+    /// Tells the spool how much of the disk this file takes now.
+    fn count(&self) {
+        // Files are sparse; what a file system does not tell is not limited.
+        if let Ok(metadata) = self.file.metadata() {
+            self.counted(metadata.blocks() * DISK_BLOCK_BYTES);
+        }
+    }
+
+    fn counted(&self, now_bytes: u64) {
+        let before_bytes = self.counted_bytes.swap(now_bytes, Ordering::AcqRel);
+        // Modulo 2^64, so that it does not matter in which order threads come here.
+        let more_bytes = now_bytes.wrapping_sub(before_bytes);
+        self.spool.used_bytes.fetch_add(more_bytes, Ordering::AcqRel);
     }
 
     /// Blocking `pread` of exactly `buf`; `Corrupt` when the file is shorter.
@@ -233,6 +259,7 @@ impl SpoolFile {
 
 impl Drop for SpoolFile {
     fn drop(&mut self) {
+        self.counted(0);
         self.spool.files.closed(&self.name);
     }
 }

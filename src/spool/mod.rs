@@ -40,6 +40,7 @@ use records::Record;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use store::{Change, Store};
 
@@ -53,6 +54,9 @@ pub struct Spool {
     live: Mutex<HashMap<RecordId, Subject>>,
     /// Before the lock: whoever gets the lock finds the store closed.
     store: Store,
+    /// How much spool files may hold beyond what must be kept, and what they hold now, in bytes.
+    limit_bytes: AtomicU64,
+    used_bytes: AtomicU64,
     _lock: local::Lock,
 }
 
@@ -114,6 +118,8 @@ impl Spool {
             instance_dir: dir,
             live: Mutex::default(),
             store,
+            limit_bytes: AtomicU64::new(u64::MAX),
+            used_bytes: AtomicU64::new(0),
             _lock: lock,
         };
         let leftovers = spool.take_over(&kept)?;
@@ -183,6 +189,28 @@ impl Spool {
     /// Bytes that may still be written where the spool files are.
     pub fn free_bytes(&self) -> Result<u64> {
         local::free_bytes(self.files.dir())
+    }
+
+    /// What [`Spool::check_room`] allows from now on.
+    pub fn set_limit_bytes(&self, limit_bytes: u64) {
+        self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
+    }
+
+    /// For whoever can also do without the disk: may `more_bytes` more be written to spool files?
+    ///
+    /// # Errors
+    /// `LocalIo(EDQUOT)`.
+    pub fn check_room(&self, more_bytes: u64) -> Result<()> {
+        let limit_bytes = self.limit_bytes.load(Ordering::Relaxed);
+        let used_bytes = self.used_bytes.load(Ordering::Relaxed);
+        if used_bytes.saturating_add(more_bytes) <= limit_bytes {
+            return Ok(());
+        }
+        let message = format!(
+            "unsent data on this machine takes {used_bytes} bytes, and --spool-size allows {limit_bytes}: what is written \
+             has to be sent first"
+        );
+        Err(Error::new(ErrorKind::LocalIo(libc::EDQUOT), message))
     }
 
     /// A new, empty spool file.

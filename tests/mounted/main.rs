@@ -21,6 +21,7 @@ mod ending;
 mod everyday;
 mod exercisers;
 mod foreign;
+mod full_disk;
 mod handles;
 mod heads;
 mod interop;

@@ -7,6 +7,7 @@ mod faults;
 mod headers;
 mod random;
 mod small;
+mod spool_limit;
 mod streaming;
 
 use pailfs::base::attributes::{Attributes, MetadataFormat};

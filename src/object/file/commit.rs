@@ -555,7 +555,7 @@ impl File {
         if let Some(upload) = upload
             && let Ok(opened) = upload.link.opened(&context.client, &context.spool).await
         {
-            upload::forget(&context.spool, opened.record).await;
+            opened.forget(&context.spool).await;
         }
         for record in records {
             upload::forget(&context.spool, record).await;

@@ -189,7 +189,7 @@ impl File {
             records.push(self.save_patch(theirs).await?);
         }
         // Only now: until the conflict names the upload, its own record keeps it.
-        upload::forget(&self.context.spool, opened.record).await;
+        opened.forget(&self.context.spool).await;
         Ok(records)
     }
 

@@ -4,17 +4,19 @@
 //!    banks, each as long as the largest object; bytes keep their file position in a bank. What is now in the file, what a
 //!    commit is sending, and what a record names may each have other bytes for one position: so there are three banks, and
 //!    [`bank_for`] takes one in which nothing else lives at that position.
-//! 2. Writers go on meanwhile: chunks are sealed before they are written, and an extent moves only if it still is that
+//! 2. A disk that is full, or `--spool-size`, ends no write by itself: it waits for uploads. Only when none brings memory
+//!    in time is it told why ([`File::memory_for_write`]).
+//! 3. Writers go on meanwhile: chunks are sealed before they are written, and an extent moves only if it still is that
 //!    chunk's.
 
 use super::File;
 use super::state::State;
 use super::upload::Upload;
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extents::{Backing, ChunkId, Extent, ExtentMap};
 use crate::base::limits::UploadLimits;
 use crate::base::object::ByteRange;
-use crate::object::budget::Reclaim;
+use crate::object::budget::{Permit, Reclaim};
 use crate::rt;
 use crate::spool::SpoolFile;
 use bytes::Bytes;
@@ -216,6 +218,19 @@ fn is_of(extent: &Extent, chunk: ChunkId) -> bool {
 }
 
 impl File {
+    /// Memory for what is about to be written.
+    ///
+    /// # Errors
+    /// Why the spool could not take what is in memory, or else `TimedOut`; nothing that was written before is lost.
+    pub(super) async fn memory_for_write(&self, bytes: u64) -> Result<Permit> {
+        let error = match self.context.budget.acquire(bytes).await {
+            Err(error) if error.kind() == ErrorKind::TimedOut => error,
+            other => return other,
+        };
+        let failure = self.state().spool_failure.clone();
+        Err(failure.unwrap_or(error).on(&self.id()))
+    }
+
     async fn spill_what_is_wanted(self: Arc<Self>) {
         loop {
             let wanted_bytes = self.state().relief_wanted_bytes;
@@ -227,12 +242,19 @@ impl File {
             let mut state = self.state();
             match result {
                 Ok(freed_bytes) if freed_bytes > 0 => {
+                    state.spool_failure = None;
                     state.relief_wanted_bytes = state.relief_wanted_bytes.saturating_sub(freed_bytes);
                     continue;
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "unsent data could not be moved from memory to the local disk");
+                    if state.spool_failure.is_none() {
+                        tracing::warn!(
+                            %error, object = %state.id,
+                            "unsent data could not be moved from memory to the local disk: writers wait until it is sent"
+                        );
+                    }
+                    state.spool_failure = Some(error);
                     state.spool_fails_until = Some(rt::now() + PAUSE_AFTER_FAILURE);
                 }
             }
@@ -249,6 +271,11 @@ impl File {
         let spills = self.state().pick_spills(wanted_bytes);
         if spills.is_empty() {
             return Ok(0);
+        }
+        let spilled: u64 = spills.iter().map(|spill| spill.range.len()).sum();
+        // Without memory for what is in the spool already nothing of it could ever be sent.
+        if !self.context.budget.has_waiting_loads() {
+            self.context.spool.check_room(spilled)?;
         }
         let (file, spills) = rt::blocking(move || {
             for spill in &spills {

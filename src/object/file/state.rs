@@ -164,6 +164,8 @@ pub struct State {
     pub is_relieving: bool,
     /// The spool failed: it is left alone until then.
     pub spool_fails_until: Option<rt::Instant>,
+    /// Why, until something could be written there again.
+    pub spool_failure: Option<Error>,
     pub is_reclaimable: bool,
     /// Since when others wait for memory that parts on their way hold.
     pub waits_for_parts_since: Option<rt::Instant>,
@@ -246,6 +248,7 @@ impl State {
             relief_wanted_bytes: 0,
             is_relieving: false,
             spool_fails_until: None,
+            spool_failure: None,
             is_reclaimable: false,
             waits_for_parts_since: None,
         }

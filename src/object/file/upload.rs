@@ -43,7 +43,17 @@ pub struct Link {
 #[derive(Clone)]
 pub struct Opened {
     pub upload: UploadId,
-    pub record: RecordId,
+    /// `None` where the disk was full.
+    record: Option<RecordId>,
+}
+
+impl Opened {
+    /// The upload is completed, aborted, or a conflict's.
+    pub async fn forget(&self, spool: &Arc<Spool>) {
+        if let Some(record) = self.record {
+            forget(spool, record).await;
+        }
+    }
 }
 
 /// The parts, as the file's state knows them.
@@ -122,7 +132,18 @@ impl Link {
         };
         let spool = spool.clone();
         match rt::blocking(move || spool.record_upload(&record)).await {
-            Ok(record) => Ok(Opened { upload, record }),
+            Ok(record) => Ok(Opened {
+                upload,
+                record: Some(record),
+            }),
+            // A stream needs no disk.
+            Err(error) if matches!(error.kind(), ErrorKind::LocalIo(libc::ENOSPC | libc::EDQUOT)) => {
+                tracing::warn!(
+                    %error, object = %self.target,
+                    "an upload is not recorded on this machine: if the mount is killed, nobody aborts it"
+                );
+                Ok(Opened { upload, record: None })
+            }
             Err(error) => {
                 if let Err(aborting) = client.abort_upload(&self.target, &upload).await {
                     tracing::warn!(error = %aborting, upload = %upload.0, "an unused upload stays in the store");
@@ -142,7 +163,7 @@ impl Link {
             return;
         };
         match client.abort_upload(&self.target, &opened.upload).await {
-            Ok(()) => forget(spool, opened.record).await,
+            Ok(()) => opened.forget(spool).await,
             Err(error) => {
                 tracing::warn!(%error, upload = %opened.upload.0, "an upload could not be aborted; the next mount will");
             }

@@ -1,0 +1,90 @@
+//! A local disk that is full, or may not be used: what needs it waits, what does not goes on.
+
+use super::*;
+use pailfs::base::error::ErrorKind;
+
+impl World {
+    /// The disk may not be used, and nobody waits long for memory.
+    fn without_disk(&mut self, budget_bytes: u64) {
+        self.context.spool.set_limit_bytes(0);
+        let context = &self.context;
+        self.context = Arc::new(FileContext {
+            client: context.client.clone(),
+            budget: Budget::new(budget_bytes, Duration::from_secs(6)),
+            disk_cache: None,
+            spool: context.spool.clone(),
+            metadata_format: MetadataFormat::Aws,
+            stall_timeout: STALL,
+            on_conflict: OnConflict::Keep,
+        });
+    }
+}
+
+#[test]
+fn a_stream_needs_no_disk() {
+    run(async {
+        let mut world = World::start(32 * MIB).await;
+        world.without_disk(32 * MIB);
+        let file = world.new_file("a");
+        let content = data(1, 150 * MIB);
+        for (piece, offset) in content.chunks(MIB as usize).zip((0..).step_by(MIB as usize)) {
+            file.write(offset, piece).await.expect("written");
+        }
+        file.commit().await.expect("committed");
+        assert_same(&world.stored("a").await, &content);
+    });
+}
+
+#[test]
+fn what_needs_the_disk_is_told_of_its_limit_and_loses_nothing() {
+    run(async {
+        let mut world = World::start(32 * MIB).await;
+        world.without_disk(32 * MIB);
+        let file = world.new_file("a");
+        file.truncate(64 * MIB).await.expect("a sparse file");
+        let mut content = vec![0; 64 * MIB as usize];
+        let mut refused = None;
+        // Backwards, so that nothing can be sent ahead.
+        for block in (0..64).rev() {
+            let offset = block * MIB;
+            let piece = data(block, MIB);
+            match file.write(offset, &piece).await {
+                Ok(()) => content[offset as usize..offset as usize + piece.len()].copy_from_slice(&piece),
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        let refused = refused.expect("32 MiB hold less");
+        assert_eq!(refused.kind(), ErrorKind::LocalIo(libc::EDQUOT));
+        assert_eq!(refused.errno(), libc::EDQUOT);
+        assert!(refused.to_string().contains("--spool-size"), "{refused}");
+        assert_same(&read(&file, 0, 64 * MIB).await, &content);
+        file.commit().await.expect("committed");
+        assert_same(&world.stored("a").await, &content);
+        // It has memory again.
+        file.write(0, b"more").await.expect("written");
+        file.commit().await.expect("committed");
+    });
+}
+
+#[test]
+fn what_is_sent_makes_room_again() {
+    run(async {
+        let world = World::start(32 * MIB).await;
+        let spool = &world.context.spool;
+        spool.set_limit_bytes(20 * MIB);
+        for round in 0..3 {
+            let file = world.new_file(&format!("a{round}"));
+            file.truncate(64 * MIB).await.expect("a sparse file");
+            for block in (0..45).rev() {
+                file.write(block * MIB, &data(block, MIB)).await.expect("written");
+            }
+            assert!(spool.check_room(20 * MIB).is_err(), "the test needs the disk");
+            file.commit().await.expect("committed");
+            drop(file);
+            wait_until("the disk is free", || spool.check_room(20 * MIB).is_ok()).await;
+        }
+    });
+}
