@@ -5,7 +5,7 @@ use super::convert;
 use super::errors::Failure;
 use super::retry::Call;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::object::ObjectId;
+use crate::base::object::{ObjectHeaders, ObjectId};
 use crate::telemetry::RequestClass;
 use aws_sdk_s3::types::{Tag, Tagging};
 use std::collections::BTreeMap;
@@ -26,6 +26,23 @@ impl Client {
             Err(error) if error.s3_code() == Some("NoSuchTagSet") => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// `headers` with the tags that the object `of` has, where they are not known yet.
+    ///
+    /// # Errors
+    /// What the store says, so that no tag is lost silently.
+    pub async fn with_tags(&self, headers: &ObjectHeaders, of: &ObjectId) -> Result<ObjectHeaders> {
+        let mut headers = headers.clone();
+        if headers.unread_tags > 0 && headers.tagging.is_none() {
+            headers.tagging = match self.get_tagging(of).await {
+                Ok(tagging) => tagging,
+                // What becomes of an edit of an object that is gone, its condition decides.
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(headers)
     }
 
     /// Replaces all tags; an empty map removes them.

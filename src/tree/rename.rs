@@ -277,7 +277,8 @@ impl Tree {
     ) -> Result<Version> {
         let body = self.small_body(from, &info.version.etag).await?;
         let checksum = Crc32c::of(&body);
-        let upload = self.client.create_upload(to, &info.headers).await?;
+        let headers = self.client.with_tags(&info.headers, from).await?;
+        let upload = self.client.create_upload(to, &headers).await?;
         let part = self
             .client
             .upload_part(to, &upload, 1, Segments::from(body), checksum)
@@ -321,7 +322,8 @@ impl Tree {
     ) -> Result<Version> {
         let size_bytes = info.version.size_bytes;
         let part_bytes = COPY_PART_BYTES.min(self.settings.largest_copy_bytes);
-        let upload = self.client.create_upload(to, &info.headers).await?;
+        let headers = self.client.with_tags(&info.headers, from).await?;
+        let upload = self.client.create_upload(to, &headers).await?;
         let ranges = (0..size_bytes.div_ceil(part_bytes)).map(|n| {
             let start = n * part_bytes;
             let range = ByteRange::new(start, (start + part_bytes).min(size_bytes));

@@ -92,6 +92,20 @@ impl Remote {
         });
     }
 
+    pub fn tag(&self, key: &str, name: &str, value: &str) {
+        let tags = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        self.runtime
+            .block_on(self.client.put_tagging(&ObjectId::new(BUCKET, key), &tags))
+            .expect("an object is tagged");
+    }
+
+    /// As `name=value&…`.
+    pub fn tags(&self, key: &str) -> Option<String> {
+        let id = ObjectId::new(BUCKET, key);
+        let tags = self.client.get_tagging(&id);
+        self.runtime.block_on(tags).expect("tags are told")
+    }
+
     pub fn delete(&self, key: &str) {
         let id = ObjectId::new(BUCKET, key);
         self.runtime

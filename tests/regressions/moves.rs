@@ -336,3 +336,19 @@ fn a_directory_is_empty_though_an_unlinked_file_of_it_is_open() {
         assert_eq!(world.remote.keys(), ["e/a", "e/b"], "no late DELETE");
     }
 }
+
+/// Symlinks are copied as uploads, which do not take tags along by themselves.
+#[test]
+fn tags_go_along_with_what_is_copied_in_parts() {
+    let (world, mount) = world_of(&["a"]);
+    let made = mount.driver.symlink("d/link", "a");
+    mount.run("symlink", made).expect("made");
+    world.remote.tag("d/link", "team", "blue");
+    world.remote.tag("d/a", "team", "red");
+    rename(&mount).expect("renamed");
+    assert_eq!(world.remote.tags("e/link").as_deref(), Some("team=blue"));
+    assert_eq!(world.remote.tags("e/a").as_deref(), Some("team=red"));
+    let moved = mount.driver.rename("e/link", "link", true);
+    mount.run("rename", moved).expect("renamed");
+    assert_eq!(world.remote.tags("link").as_deref(), Some("team=blue"));
+}

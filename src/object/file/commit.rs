@@ -340,7 +340,7 @@ impl File {
         let client = &self.context.client;
         if source_id != SourceId::BASE {
             // Else the store takes those of the source.
-            headers = upload::with_tags(client, &headers, &tags_of).await?;
+            headers = client.with_tags(&headers, &tags_of).await?;
             headers.tagging.get_or_insert_default();
         }
         let request = {
@@ -374,7 +374,11 @@ impl File {
                 state.sealed_size_bytes(),
             )
         };
-        let headers = upload::with_tags(&self.context.client, &headers.for_new_bytes(), &tags_of).await?;
+        let headers = self
+            .context
+            .client
+            .with_tags(&headers.for_new_bytes(), &tags_of)
+            .await?;
         let body = self.body(ByteRange::new(0, size_bytes), None).await?;
         let request = PutRequest {
             id,

@@ -123,7 +123,9 @@ impl Link {
     }
 
     async fn open(&self, client: &Client, spool: &Arc<Spool>) -> Result<Opened> {
-        let headers = with_tags(client, &self.headers.for_new_bytes(), &self.tags_of).await?;
+        let headers = client
+            .with_tags(&self.headers.for_new_bytes(), &self.tags_of)
+            .await?;
         let upload = client.create_upload(&self.target, &headers).await?;
         let record = OpenUpload {
             bucket: self.target.bucket.to_string(),
@@ -169,23 +171,6 @@ impl Link {
             }
         }
     }
-}
-
-/// `headers` with the tags that the object `of` has, where they are not known yet.
-///
-/// # Errors
-/// What the store says, so that no tag is lost silently.
-pub async fn with_tags(client: &Client, headers: &ObjectHeaders, of: &ObjectId) -> Result<ObjectHeaders> {
-    let mut headers = headers.clone();
-    if headers.unread_tags > 0 && headers.tagging.is_none() {
-        headers.tagging = match client.get_tagging(of).await {
-            Ok(tagging) => tagging,
-            // What becomes of an edit of an object that is gone, its condition decides.
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
-    }
-    Ok(headers)
 }
 
 /// Aborts an upload that a process which is gone has left open. When the store cannot be reached its record stays, for
