@@ -6,7 +6,7 @@ use crate::base::prices::RequestPrices;
 use crate::base::requests::RequestOptions;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// What is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +112,18 @@ impl fmt::Display for MetadataTtl {
     }
 }
 
+/// What a mount shows of a versioned bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ViewOf {
+    /// What is there now.
+    #[default]
+    Now,
+    /// What was there then.
+    At(SystemTime),
+    /// What is there now, and in each directory a hidden one with all versions.
+    AllVersions,
+}
+
 /// Flags of mount(8) that the kernel carries out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum KernelFlag {
@@ -150,6 +162,7 @@ pub struct MountConfig {
     pub mount_point: PathBuf,
     pub endpoint: EndpointConfig,
     pub access: Access,
+    pub view: ViewOf,
     /// `mkdir` and `rmdir` in the root of an [`Source::AllBuckets`] mount create and delete buckets.
     pub allow_bucket_changes: bool,
     pub attributes: AttributesMode,

@@ -10,16 +10,18 @@
 use crate::base::attributes::MetadataFormat;
 use crate::base::mount_config::{AttributesMode, MetadataTtl, OnConflict, PathStyle};
 use crate::base::prices::RequestPrices;
-use crate::cli::bucket::args::{BucketsArgs, CatArgs, GetArgs, LsArgs, PutArgs, RmArgs, UrlArgs};
+use crate::cli::bucket::args::{
+    BucketsArgs, CatArgs, GetArgs, LsArgs, PutArgs, RmArgs, UndeleteArgs, UrlArgs, VersionsArgs,
+};
 use crate::cli::failure::EXIT_CODES_HELP;
 use crate::cli::request_args::RequestArgs;
 use crate::cli::units::{
-    parse_count, parse_duration, parse_link_lifetime, parse_mode, parse_size_bytes, parse_ttl,
+    parse_count, parse_duration, parse_link_lifetime, parse_mode, parse_past, parse_size_bytes, parse_ttl,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Mount S3 buckets as directories: one object is one file, byte for byte.
 #[derive(Debug, Parser)]
@@ -73,6 +75,12 @@ pub enum Command {
     /// Delete objects
     #[command(after_long_help = EXIT_CODES_HELP)]
     Rm(RmArgs),
+    /// List the versions of objects in a versioned bucket
+    #[command(after_long_help = EXIT_CODES_HELP)]
+    Versions(VersionsArgs),
+    /// Bring back what was deleted in a versioned bucket
+    #[command(after_long_help = EXIT_CODES_HELP)]
+    Undelete(UndeleteArgs),
     /// Print a signed link to an object
     #[command(after_long_help = EXIT_CODES_HELP)]
     Url(UrlArgs),
@@ -151,6 +159,12 @@ pub struct MountArgs {
     /// Refuse all changes
     #[arg(short = 'r', long, help_heading = "Access")]
     pub read_only: bool,
+    /// Show a versioned bucket as it was then (such as 2026-11-01T12:00:00Z), read-only
+    #[arg(long, value_name = "TIME", value_parser = parse_past, conflicts_with = "versions", help_heading = "Access")]
+    pub at: Option<SystemTime>,
+    /// In each directory of a versioned bucket, a hidden one called .versions that has all versions of its files
+    #[arg(long, help_heading = "Access")]
+    pub versions: bool,
     /// Let other users use the mount; the kernel checks permissions (needs user_allow_other in /etc/fuse.conf)
     #[arg(long, help_heading = "Access")]
     pub allow_other: bool,

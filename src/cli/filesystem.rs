@@ -2,7 +2,7 @@
 
 use crate::base::error::ErrorKind;
 use crate::base::limits::UploadLimits;
-use crate::base::mount_config::{AttributesMode, MetadataTtl, MountConfig, Source};
+use crate::base::mount_config::{AttributesMode, MetadataTtl, MountConfig, Source, ViewOf};
 use crate::base::prices::RequestPrices;
 use crate::cache::attributes::disk::DiskAttributes;
 use crate::cache::blocks::{self, BlockCache};
@@ -49,6 +49,7 @@ pub struct Mounted {
 pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
     let client = Client::connect(client_options(config), Arc::new(Metrics::default())).await?;
     check_source(&client, &config.source).await?;
+    check_view(&client, config).await?;
     let known_stores = KnownStores::new(config, &client);
     known_stores.recall(&client).await;
     let (state_dir, source) = (config.state_dir.clone(), spool_source(config, &client));
@@ -137,8 +138,28 @@ fn client_options(config: &MountConfig) -> ClientOptions {
     ClientOptions {
         stall_timeout: config.stall_timeout,
         read_only: config.access.read_only,
+        view: config.view,
         probe_prefix,
         ..connect::client_options(&config.endpoint)
+    }
+}
+
+/// Where there are no versions, an older state cannot be shown, and must not be taken for one in which nothing was there.
+async fn check_view(client: &Client, config: &MountConfig) -> Result<(), Failure> {
+    let (ViewOf::At(_) | ViewOf::AllVersions, Source::Bucket { bucket, .. }) = (config.view, &config.source)
+    else {
+        return Ok(());
+    };
+    match client.has_versions(bucket).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::failed(format!(
+            "s3://{bucket} has no versioning: it keeps nothing but what is there now, so --at and --versions have nothing to show"
+        ))),
+        Err(error) if error.kind() == ErrorKind::Denied => {
+            tracing::warn!(%error, "whether the bucket has versioning is not known: these keys may not ask");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -92,6 +92,8 @@ fn dispatch(command: Command, arguments: &[OsString]) -> Result<(), Failure> {
         Command::Get(args) => bucket::run_get(&args),
         Command::Put(args) => bucket::run_put(&args),
         Command::Rm(args) => bucket::run_rm(&args),
+        Command::Versions(args) => bucket::run_versions(&args),
+        Command::Undelete(args) => bucket::run_undelete(&args),
         Command::Url(args) => bucket::run_url(&args),
         Command::Conflicts(args) => conflicts_command::run(&args),
     }

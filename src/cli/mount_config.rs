@@ -7,7 +7,9 @@
 //! 3. The source is the default of that name, and may hold any character: [`default_fsname`].
 
 use crate::base::limits::{MAX_KEY_BYTES, MIB};
-use crate::base::mount_config::{Access, EndpointConfig, KernelFlag, MetadataTtl, MountConfig, Source};
+use crate::base::mount_config::{
+    Access, EndpointConfig, KernelFlag, MetadataTtl, MountConfig, Source, ViewOf,
+};
 use crate::cli::args::{EndpointArgs, MountArgs};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
@@ -64,6 +66,7 @@ pub fn resolve(
             "--allow-bucket-changes has a meaning only when all buckets are mounted",
         ));
     }
+    let view = resolve_view(&args, &source)?;
     let fsname = match &args.fsname {
         Some(name) => table_name("--fsname", name)?,
         None => default_fsname(&source),
@@ -81,15 +84,18 @@ pub fn resolve(
         mount_point: environment.absolute(mount_point),
         endpoint: resolve_endpoint(&args.endpoint, environment)?,
         access: resolve_access(&args, default_permissions, environment, accounts)?,
+        view,
         allow_bucket_changes: args.allow_bucket_changes,
         attributes: args.attributes.map(Into::into).unwrap_or_default(),
         head_parallelism: usize::from(args.head_parallelism.unwrap_or(DEFAULT_HEAD_PARALLELISM)),
         metadata_format: args.metadata_format.map(Into::into).unwrap_or_default(),
         list_virtual_xattrs: args.list_virtual_xattrs,
         presigned_url_lifetime: args.presigned_url_lifetime.unwrap_or(DEFAULT_LINK_LIFETIME),
-        metadata_ttl: args
-            .metadata_ttl
-            .unwrap_or(MetadataTtl::For(DEFAULT_METADATA_TTL)),
+        metadata_ttl: args.metadata_ttl.unwrap_or(match view {
+            // What was does not change.
+            ViewOf::At(_) => MetadataTtl::Forever,
+            ViewOf::Now | ViewOf::AllVersions => MetadataTtl::For(DEFAULT_METADATA_TTL),
+        }),
         on_conflict: args.on_conflict.map(Into::into).unwrap_or_default(),
         request_prices: args.request_prices,
         memory_bytes,
@@ -109,6 +115,20 @@ pub fn resolve(
         log_level,
         log_file,
     })
+}
+
+/// # Errors
+/// Usage for what cannot be combined.
+fn resolve_view(args: &MountArgs, source: &Source) -> Result<ViewOf, Failure> {
+    match (args.at, args.versions) {
+        (Some(_), true) => Err(Failure::usage("--at and --versions exclude each other")),
+        (Some(_), false) if *source == Source::AllBuckets => Err(Failure::usage(
+            "--at is for one bucket: pailfs mount --at TIME s3://BUCKET MOUNTPOINT",
+        )),
+        (Some(time), false) => Ok(ViewOf::At(time)),
+        (None, true) => Ok(ViewOf::AllVersions),
+        (None, false) => Ok(ViewOf::Now),
+    }
 }
 
 /// Zero is none.
@@ -314,7 +334,7 @@ fn resolve_access(
             .dir_mode
             .unwrap_or(if args.umask.is_some() { 0o777 } else { 0o755 })
             & kept,
-        read_only: args.read_only,
+        read_only: args.read_only || args.at.is_some(),
         allow_other: args.allow_other,
         // Without the kernel's check every other user could do everything.
         default_permissions: default_permissions || args.allow_other,

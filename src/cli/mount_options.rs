@@ -10,7 +10,7 @@ use crate::base::mount_config::KernelFlag;
 use crate::base::prices::RequestPrices;
 use crate::cli::args::{MountArgs, PathStyleArg};
 use crate::cli::units::{
-    parse_count, parse_duration, parse_link_lifetime, parse_mode, parse_size_bytes, parse_ttl,
+    parse_count, parse_duration, parse_link_lifetime, parse_mode, parse_past, parse_size_bytes, parse_ttl,
 };
 use clap::ValueEnum;
 
@@ -58,6 +58,7 @@ fn apply_one(option: &str, args: &mut MountArgs, extra: &mut ExtraOptions) -> Re
     match name.as_str() {
         "ro" | "read_only" => args.read_only = true,
         "rw" => args.read_only = false,
+        "versions" => args.versions = true,
         "allow_other" => args.allow_other = true,
         "allow_bucket_changes" => args.allow_bucket_changes = true,
         "list_virtual_xattrs" => args.list_virtual_xattrs = true,
@@ -89,6 +90,7 @@ fn apply_value(name: &str, value: &str, args: &mut MountArgs) -> Result<(), Stri
         "storage_class" => args.endpoint.requests.storage_class = text(),
         "acl" => args.endpoint.requests.acl = Some(parse_word(value)?),
         "capability" => args.endpoint.capabilities.push(value.to_owned()),
+        "at" => args.at = Some(parse_past(value)?),
         "uid" => args.uid = text(),
         "gid" => args.gid = text(),
         "file_mode" | "fmode" => args.file_mode = Some(parse_mode(value)?),
@@ -215,6 +217,7 @@ fn merge(args: &mut MountArgs, other: MountArgs) {
     }
     args.foreground |= other.foreground;
     args.read_only |= other.read_only;
+    args.versions |= other.versions;
     args.allow_other |= other.allow_other;
     args.allow_bucket_changes |= other.allow_bucket_changes;
     args.list_virtual_xattrs |= other.list_virtual_xattrs;
@@ -229,6 +232,7 @@ fn merge(args: &mut MountArgs, other: MountArgs) {
     args.endpoint
         .capabilities
         .splice(0..0, other.endpoint.capabilities);
+    fill(&mut args.at, other.at);
     fill(&mut args.uid, other.uid);
     fill(&mut args.gid, other.gid);
     fill(&mut args.file_mode, other.file_mode);

@@ -1,8 +1,9 @@
 //! Values with units as options carry them: sizes, durations, permission bits. Pure.
 
 use crate::base::mount_config::MetadataTtl;
+use crate::rt;
 use crate::s3::LONGEST_LINK;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// `268435456`, `256M`, `256MiB`, `1GiB`, `512k`: units are powers of 1,024 whatever their spelling.
 ///
@@ -67,6 +68,20 @@ pub fn parse_count(text: &str) -> Result<u16, String> {
     count.ok_or_else(|| format!("{text:?}: a number from 1 to 1024 is wanted"))
 }
 
+/// A time that has passed, as RFC 3339 has it, in UTC: `2026-11-01T12:00:00Z`, `2026-11-01 12:00:00`.
+///
+/// # Errors
+/// The text that says what is wrong.
+pub fn parse_past(text: &str) -> Result<SystemTime, String> {
+    let time = humantime::parse_rfc3339_weak(text.trim()).map_err(|error| {
+        format!("{text:?}: {error}; expected a time in UTC, such as 2026-11-01T12:00:00Z")
+    })?;
+    if time > rt::wall_clock() {
+        return Err(format!("{text:?} has not come yet"));
+    }
+    Ok(time)
+}
+
 /// Permission bits in octal: `644`, `0644`, `0o2755`.
 ///
 /// # Errors
@@ -102,6 +117,26 @@ pub fn parse_link_lifetime(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_past_time_is_in_utc_and_has_come() {
+        let time = parse_past("2026-01-02T03:04:05Z").expect("a time");
+        assert_eq!(parse_past("2026-01-02 03:04:05"), Ok(time));
+        assert_eq!(
+            humantime::format_rfc3339_seconds(time).to_string(),
+            "2026-01-02T03:04:05Z"
+        );
+        assert!(
+            parse_past("2999-01-01T00:00:00Z")
+                .expect_err("later")
+                .contains("not come yet")
+        );
+        assert!(
+            parse_past("yesterday")
+                .expect_err("no time")
+                .contains("2026-11-01T12:00:00Z")
+        );
+    }
     use proptest::prelude::*;
 
     #[test]

@@ -193,7 +193,7 @@ impl Fs {
         change: Change,
         handle: Option<u64>,
     ) -> Result<Attr> {
-        self.writable()?;
+        self.changeable(ino)?;
         if let Some(size_bytes) = change.size_bytes {
             self.truncate(ino, size_bytes, handle).await?;
         }

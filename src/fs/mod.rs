@@ -162,6 +162,16 @@ impl Fs {
         Ok(())
     }
 
+    /// # Errors
+    /// As [`Fs::writable`]; `NotPermitted` for what stands for a version.
+    pub(crate) fn changeable(&self, ino: Ino) -> Result<()> {
+        self.writable()?;
+        match self.tree.node(ino)?.object() {
+            Some(id) => self.context.client.check_changeable(id),
+            None => Ok(()),
+        }
+    }
+
     /// Puts an intent on disk before the work that it describes begins.
     pub(crate) async fn record_intent(&self, intent: Intent) -> Result<RecordId> {
         let spool = self.spool.clone();

@@ -176,7 +176,7 @@ impl Fs {
         let access = flags & libc::O_ACCMODE;
         let writes = access != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
         if writes {
-            self.writable()?;
+            self.changeable(ino)?;
         }
         if node.gone && !node.unlinked {
             // Somebody else's version has the name.
@@ -511,6 +511,7 @@ impl Fs {
     ) -> Result<(Node, Opened)> {
         self.writable()?;
         let (directory, id) = self.place_of_new_file(parent, name).await?;
+        self.context.client.check_changeable(&id)?;
         let known = self.tree.known_object(&id);
         if let Some(node) = known {
             if flags & libc::O_EXCL != 0 {

@@ -104,7 +104,7 @@ impl Fs {
         mode: SetMode,
     ) -> Result<()> {
         check_writable(name)?;
-        self.writable()?;
+        self.changeable(ino)?;
         let node = self.tree.node(ino)?;
         if name.starts_with(VIRTUAL) {
             return self.set_virtual_xattr(&node, name, value).await;
@@ -118,7 +118,7 @@ impl Fs {
     /// As [`Fs::set_xattr`].
     pub async fn remove_xattr(self: &Arc<Self>, ino: Ino, name: &str) -> Result<()> {
         check_writable(name)?;
-        self.writable()?;
+        self.changeable(ino)?;
         let node = self.tree.node(ino)?;
         if name == TAGS {
             return self.set_tags(&node, "").await;

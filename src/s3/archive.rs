@@ -101,9 +101,11 @@ impl Client {
 
     async fn detailed_head(&self, id: &ObjectId) -> Result<HeadObjectOutput> {
         let call = &Call::on_object("HeadObject", RequestClass::Head, id);
+        let (seen, version_id) = &self.seen_as(id, None).await?;
         let send = |keyed: Keyed| {
             self.inner.run(call, move |sdk| {
-                let request = sdk.head_object().bucket(&*id.bucket).key(&*id.key);
+                let request = sdk.head_object().bucket(&*seen.bucket).key(&*seen.key);
+                let request = request.set_version_id(version_id.clone());
                 let request = request.checksum_mode(ChecksumMode::Enabled).customize();
                 let request = request.mutate_request(move |request| keyed.apply(request));
                 async move { request.send().await.map_err(Failure::from) }

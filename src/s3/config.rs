@@ -18,7 +18,9 @@ use super::regions::Regions;
 use super::retry::Inner;
 use super::stamp::Stamp;
 use super::tls;
+use super::view::View;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::mount_config::ViewOf;
 use crate::base::requests::RequestOptions;
 use crate::rt;
 use crate::telemetry::Metrics;
@@ -90,6 +92,8 @@ pub struct ClientOptions {
     pub requests: RequestOptions,
     /// Never write anything, not even to find out what the endpoint does.
     pub read_only: bool,
+    /// What is shown of a versioned bucket.
+    pub view: ViewOf,
     /// Where probe objects are written: ends in `/` or is empty.
     pub probe_prefix: String,
     /// What is known of the endpoint: remembered, then overridden by the user. Not needed for AWS.
@@ -110,6 +114,7 @@ impl Default for ClientOptions {
             max_connections: 64,
             requests: RequestOptions::default(),
             read_only: false,
+            view: ViewOf::Now,
             probe_prefix: String::new(),
             capabilities: Capabilities::default(),
         }
@@ -166,6 +171,7 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
         stall_timeout: options.stall_timeout,
         capabilities: KnownCapabilities::new(capabilities, !options.read_only, options.probe_prefix),
         requests: options.requests,
+        view: View::new(options.view),
         old_probes_are_gone: AtomicBool::new(false),
         has_seen_other_storage: AtomicBool::new(false),
         is_aws: endpoint.is_aws(),

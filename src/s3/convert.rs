@@ -28,9 +28,13 @@ pub(super) fn system_time(time: Option<&DateTime>) -> SystemTime {
         .unwrap_or(UNIX_EPOCH)
 }
 
-/// `x-amz-copy-source`: bucket and key, percent-encoded.
-pub(super) fn copy_source(from: &ObjectId) -> String {
-    format!("{}/{}", from.bucket, encode_key(&from.key))
+/// `x-amz-copy-source`: bucket and key, percent-encoded, and the version where it is not the newest.
+pub(super) fn copy_source(from: &ObjectId, version_id: Option<&str>) -> String {
+    let source = format!("{}/{}", from.bucket, encode_key(&from.key));
+    match version_id {
+        Some(version_id) => format!("{source}?versionId={}", utf8_percent_encode(version_id, VALUE)),
+        None => source,
+    }
 }
 
 /// A key as it stands in a URL.
@@ -276,7 +280,11 @@ mod tests {
     #[test]
     fn copy_sources_and_tags_are_percent_encoded() {
         let from = ObjectId::new("b", "a/b c+d?é");
-        assert_eq!(copy_source(&from), "b/a/b%20c%2Bd%3F%C3%A9");
+        assert_eq!(copy_source(&from, None), "b/a/b%20c%2Bd%3F%C3%A9");
+        assert_eq!(
+            copy_source(&from, Some("x=")),
+            "b/a/b%20c%2Bd%3F%C3%A9?versionId=x%3D"
+        );
         let tag = Tag::builder()
             .key("a b")
             .value("c=&")

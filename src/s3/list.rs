@@ -34,6 +34,10 @@ const MAX_LOOKS: u32 = 5;
 
 impl Client {
     pub async fn list(&self, request: &ListRequest) -> Result<ListPage> {
+        if let Some(page) = self.list_in_view(request).await? {
+            self.notice(&page);
+            return Ok(page);
+        }
         let bucket = &*request.bucket;
         let call = Call::on_bucket("ListObjectsV2", RequestClass::List, bucket);
         let page = self
@@ -203,17 +207,23 @@ fn add_content_md5(request: &mut HttpRequest) {
     }
 }
 
+/// A key as a listing has it.
+///
+/// # Errors
+/// `Corrupt`.
+pub(super) fn decoded(text: Option<String>, is_encoded: bool) -> Result<String> {
+    let text = text
+        .filter(|text| !text.is_empty())
+        .ok_or_else(|| Error::new(ErrorKind::Corrupt, "a listed key is missing"))?;
+    if is_encoded { decode_key(&text) } else { Ok(text) }
+}
+
 /// # Errors
 /// `Corrupt` for a page that cannot be what the store meant: the SDK reads XML leniently.
 fn page_of(output: ListObjectsV2Output) -> Result<ListPage> {
     let corrupt = |what: &str| Error::new(ErrorKind::Corrupt, what);
     let encoded = output.encoding_type() == Some(&EncodingType::Url);
-    let decode = |text: Option<String>| {
-        let text = text
-            .filter(|text| !text.is_empty())
-            .ok_or_else(|| corrupt("a listed key is missing"))?;
-        if encoded { decode_key(&text) } else { Ok(text) }
-    };
+    let decode = |text: Option<String>| decoded(text, encoded);
     let truncated = output.is_truncated == Some(true);
     let mut page = ListPage {
         continuation: output.next_continuation_token.filter(|_| truncated),

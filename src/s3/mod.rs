@@ -13,7 +13,8 @@
 //! 6. Which store it is, however it was named: `endpoint`.
 //! 7. Whose requests they are, and keys that are replaced while we run: `credentials`.
 //! 8. What a user's options say goes on every request that it is for: `stamp`.
-//! 9. Names and values that HTTP or XML cannot carry as they are: `convert`, `list`.
+//! 9. A versioned bucket as it was, or with all versions: `view`.
+//! 10. Names and values that HTTP or XML cannot carry as they are: `convert`, `list`.
 
 mod advice;
 mod archive;
@@ -44,6 +45,8 @@ mod tags;
 mod tls;
 pub mod types;
 mod upload_body;
+pub mod versions;
+mod view;
 
 pub use archive::{Archive, Restore};
 pub use body::{BodyReader, GetReply};
@@ -52,3 +55,4 @@ pub use client::Client;
 pub use config::{ClientOptions, PathStyle, StaticCredentials};
 pub use dial::Dialer;
 pub use presign::{Addresses, LONGEST_LINK, LinkMethod};
+pub use view::VERSIONS;

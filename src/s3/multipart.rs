@@ -28,6 +28,7 @@ impl Client {
     /// # Errors
     /// A reply that is lost may leave an empty upload behind: it is begun again.
     pub async fn create_upload(&self, id: &ObjectId, headers: &ObjectHeaders) -> Result<UploadId> {
+        self.check_changeable(id)?;
         self.with_checksum_fallback(|checksummed| self.send_create(id, headers, checksummed))
             .await
     }
@@ -130,6 +131,8 @@ impl Client {
         from_etag: &ETag,
         range: ByteRange,
     ) -> Result<UploadedPart> {
+        let (source, version_id) = self.seen_as(from, None).await?;
+        let source = &convert::copy_source(&source, version_id.as_deref());
         let call = &Call::on_object("UploadPartCopy", RequestClass::UploadPartCopy, id).data();
         let send = |keyed: Keyed| {
             self.inner.run(call, move |sdk| {
@@ -139,7 +142,7 @@ impl Client {
                     .key(&*id.key)
                     .upload_id(&upload.0)
                     .part_number(number as i32)
-                    .copy_source(convert::copy_source(from))
+                    .copy_source(source)
                     .copy_source_if_match(from_etag.quoted())
                     .copy_source_range(convert::range_header(range))
                     .customize()

@@ -69,9 +69,11 @@ impl Client {
     /// `NotFound`; `Denied` also for missing keys where the caller may not list (S3 API, HeadObject).
     pub async fn head(&self, id: &ObjectId) -> Result<ObjectInfo> {
         let call = &Call::on_object("HeadObject", RequestClass::Head, id);
+        let (seen, version_id) = &self.seen_as(id, None).await?;
         let send = |keyed: Keyed| {
             self.inner.run(call, move |sdk| {
-                let request = sdk.head_object().bucket(&*id.bucket).key(&*id.key);
+                let request = sdk.head_object().bucket(&*seen.bucket).key(&*seen.key);
+                let request = request.set_version_id(version_id.clone());
                 let request = request
                     .customize()
                     .mutate_request(move |request| keyed.apply(request));
@@ -141,17 +143,18 @@ impl Client {
             since,
             ..Call::on_object("GetObject", RequestClass::Get, id).data()
         };
+        let (seen, version_id) = &self.seen_as(id, request.version_id.as_ref()).await?;
         let send = |keyed: Keyed| {
             self.inner.run_holding(call, move |sdk| {
                 let get = sdk
                     .get_object()
-                    .bucket(&*id.bucket)
-                    .key(&*id.key)
+                    .bucket(&*seen.bucket)
+                    .key(&*seen.key)
                     .set_range(request.range.map(convert::range_header))
                     // Stored checksums are those of whole objects.
                     .set_checksum_mode(request.range.is_none().then_some(ChecksumMode::Enabled))
                     .set_if_match(request.if_match.as_ref().map(ETag::quoted))
-                    .set_version_id(request.version_id.as_deref().map(str::to_owned))
+                    .set_version_id(version_id.clone())
                     .customize()
                     .mutate_request(move |request| keyed.apply(request));
                 async move { get.send().await.map_err(Failure::from) }
@@ -176,6 +179,7 @@ impl Client {
     /// # Errors
     /// `PreconditionFailed` also when the condition names a version and there is no object.
     pub async fn put(&self, request: &PutRequest) -> Result<Version> {
+        self.check_changeable(&request.id)?;
         let features = (Feature::PutIfNoneMatch, Feature::PutIfMatch);
         let condition = self.checked(features, &request.id, &request.condition).await?;
         let replay = if request.condition == Condition::None {
@@ -255,6 +259,7 @@ impl Client {
     /// wants. `NotFound`: the source is gone (or the destination, on a condition that names its version).
     /// `Ambiguous`: as for [`Self::put`].
     pub async fn copy(&self, request: &CopyRequest) -> Result<Version> {
+        self.check_changeable(&request.to)?;
         let features = (Feature::CopyIfNoneMatch, Feature::CopyIfMatch);
         let condition = self.checked(features, &request.to, &request.condition).await?;
         let repeatable = request.condition == Condition::None && request.from != request.to;
@@ -285,6 +290,8 @@ impl Client {
         keyed: Keyed,
     ) -> Result<Version> {
         let id = &request.to;
+        let (source, version_id) = self.seen_as(&request.from, None).await?;
+        let source = &convert::copy_source(&source, version_id.as_deref());
         let wire = WireCondition::from(condition);
         let call = Call::on_object("CopyObject", RequestClass::Copy, id)
             .data()
@@ -296,7 +303,7 @@ impl Client {
                     .copy_object()
                     .bucket(&*id.bucket)
                     .key(&*id.key)
-                    .copy_source(convert::copy_source(&request.from))
+                    .copy_source(source)
                     .copy_source_if_match(request.from_etag.quoted())
                     .set_checksum_algorithm(checksummed.then_some(ChecksumAlgorithm::Crc32C))
                     .set_if_match(wire.if_match.clone())
@@ -336,6 +343,7 @@ impl Client {
     /// With `if_match`, PreconditionFailed when another version is there. A missing key is Ok without a
     /// condition and NotFound with one, where the endpoint tells.
     pub async fn delete(&self, id: &ObjectId, if_match: Option<&ETag>) -> Result<()> {
+        self.check_changeable(id)?;
         let Some(etag) = if_match else {
             return self.delete_as(id, None, None, Replay::Safe).await;
         };

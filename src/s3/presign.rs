@@ -57,7 +57,8 @@ impl Client {
             return Err(Error::new(ErrorKind::Invalid, message).on(id));
         }
         let sdk = self.inner.regions.way_to(&id.bucket).sdk;
-        sign(&sdk, method, id, lifetime)
+        let (seen, version_id) = self.seen_as(id, None).await?;
+        sign(&sdk, method, &seen, version_id, lifetime)
             .await
             .map_err(|error| error.on(id))
     }
@@ -70,7 +71,14 @@ impl Client {
         let sdk = self.inner.regions.way_to(bucket).sdk;
         let config = sdk.config().to_builder().credentials_provider(nobody).build();
         let sdk = SdkClient::from_conf(config);
-        let link = sign(&sdk, LinkMethod::Get, &ObjectId::new(bucket, KEY), LONGEST_LINK).await?;
+        let link = sign(
+            &sdk,
+            LinkMethod::Get,
+            &ObjectId::new(bucket, KEY),
+            None,
+            LONGEST_LINK,
+        )
+        .await?;
         let address = link.split('?').next().unwrap_or_default();
         let base = address.strip_suffix(KEY).filter(|base| base.ends_with('/'));
         let base = base.ok_or_else(|| {
@@ -89,7 +97,13 @@ impl Client {
     }
 }
 
-async fn sign(sdk: &SdkClient, method: LinkMethod, id: &ObjectId, lifetime: Duration) -> Result<String> {
+async fn sign(
+    sdk: &SdkClient,
+    method: LinkMethod,
+    id: &ObjectId,
+    version_id: Option<String>,
+    lifetime: Duration,
+) -> Result<String> {
     let settings = PresigningConfig::builder()
         .start_time(rt::wall_clock())
         .expires_in(lifetime)
@@ -98,7 +112,11 @@ async fn sign(sdk: &SdkClient, method: LinkMethod, id: &ObjectId, lifetime: Dura
     let (bucket, key) = (&*id.bucket, &*id.key);
     let signed = match method {
         LinkMethod::Get => {
-            let request = sdk.get_object().bucket(bucket).key(key);
+            let request = sdk
+                .get_object()
+                .bucket(bucket)
+                .key(key)
+                .set_version_id(version_id);
             request.presigned(settings).await.map_err(Failure::from)
         }
         LinkMethod::Put => {

@@ -11,6 +11,7 @@ use super::errors::{Failure, Verdict};
 use super::pace::{LARGEST_GAP, Pace};
 use super::regions::{Regions, Way};
 use super::silence;
+use super::view::View;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::ObjectId;
 use crate::base::requests::RequestOptions;
@@ -141,6 +142,7 @@ pub(super) struct Inner {
     pub data_lane: Arc<Semaphore>,
     pub stall_timeout: Duration,
     pub requests: RequestOptions,
+    pub view: View,
     /// What killed probes left was looked for.
     pub old_probes_are_gone: AtomicBool,
     /// An answer told of a storage class, or of an encryption, that copies do not have by themselves.

@@ -13,11 +13,13 @@ use std::collections::BTreeMap;
 impl Client {
     /// Tags as `key=value&…`, percent-encoded.
     pub async fn get_tagging(&self, id: &ObjectId) -> Result<Option<String>> {
+        let (seen, version_id) = &self.seen_as(id, None).await?;
         let call = Call::on_object("GetObjectTagging", RequestClass::Other, id);
         let output = self
             .inner
             .run(&call, |sdk| {
-                let request = sdk.get_object_tagging().bucket(&*id.bucket).key(&*id.key);
+                let request = sdk.get_object_tagging().bucket(&*seen.bucket).key(&*seen.key);
+                let request = request.set_version_id(version_id.clone());
                 async move { request.send().await.map_err(Failure::from) }
             })
             .await;
@@ -58,6 +60,7 @@ impl Client {
             });
             return deleted.await.map(drop);
         }
+        self.check_changeable(id)?;
         let tags: Result<Vec<Tag>, _> = tags
             .iter()
             .map(|(key, value)| Tag::builder().key(key).value(value).build())

@@ -17,6 +17,7 @@ use crate::base::object::{ObjectId, ObjectInfo, Version};
 use crate::cache::listings::Answer;
 use crate::plan::entries::{ListingOrder, PageObject};
 use crate::rt::{self, Instant};
+use crate::s3::VERSIONS;
 use crate::s3::types::ListRequest;
 use lru::LruCache;
 use std::ffi::OsStr;
@@ -90,6 +91,15 @@ impl Tree {
         };
         if let Some(node) = self.known_locally(&directory, &resolved) {
             return Ok(Some(node));
+        }
+        if name == VERSIONS
+            && self.client.shows_versions()
+            && let Some(key) = resolved.directory.clone()
+        {
+            // No listing shows it.
+            return self
+                .settle_listed(&directory, name, Listed::Directory(key), rt::now())
+                .await;
         }
         match self.listings.answer(&directory, name) {
             Answer::Present(listed, at) if self.is_fresh(at) => {

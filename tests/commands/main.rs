@@ -21,3 +21,4 @@ mod schema;
 mod shell;
 mod terminal;
 mod urls;
+mod versions;

@@ -160,7 +160,7 @@ fn contents_are_right_after_every_kill(store: &Store) {
     let times = if std::env::var_os("PAILFS_TEST_LONG").is_some() {
         100
     } else {
-        4
+        10
     };
     let names: Vec<String> = (0..4).map(|i| format!("f{i}")).collect();
     for (seed, name) in names.iter().enumerate() {

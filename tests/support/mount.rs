@@ -164,6 +164,7 @@ pub struct MountBuilder {
     cache: Option<PathBuf>,
     user_id: Option<u32>,
     keys: (String, String),
+    environment: Vec<(String, String)>,
     expected: Vec<String>,
     in_background: bool,
     limit: Duration,
@@ -183,10 +184,17 @@ impl MountBuilder {
             cache: None,
             user_id: None,
             keys: (ACCESS_KEY.into(), SECRET_KEY.into()),
+            environment: Vec::new(),
             expected: Vec::new(),
             in_background: false,
             limit: WATCHDOG_LIMIT,
         }
+    }
+
+    /// Another way to the store.
+    pub fn by_way_of(mut self, endpoint_url: &str) -> Self {
+        endpoint_url.clone_into(&mut self.options[1]);
+        self
     }
 
     /// Words of the command line, separated by blanks.
@@ -214,6 +222,11 @@ impl MountBuilder {
 
     pub fn keys(mut self, access_key: &str, secret_key: &str) -> Self {
         self.keys = (access_key.into(), secret_key.into());
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -254,6 +267,9 @@ impl MountBuilder {
             .env("AWS_ACCESS_KEY_ID", &self.keys.0)
             .env("AWS_SECRET_ACCESS_KEY", &self.keys.1);
         tool = tool.env("AWS_EC2_METADATA_DISABLED", "true");
+        for (name, value) in &self.environment {
+            tool = tool.env(name, value);
+        }
         let level = std::env::var_os("PAILFS_TEST_LOG").unwrap_or_else(|| "info".into());
         tool.env("PAILFS_LOG_LEVEL", level)
     }

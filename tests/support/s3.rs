@@ -6,7 +6,9 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, ResponseChecksumV
 use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ServerSideEncryption, Tag, Tagging};
+use aws_sdk_s3::types::{
+    BucketVersioningStatus, ServerSideEncryption, Tag, Tagging, VersioningConfiguration,
+};
 use std::collections::HashMap;
 
 /// One bucket of one store.
@@ -170,6 +172,13 @@ impl Bucket {
         let answer = block_on(request.send()).unwrap_or_else(|error| panic!("tags of {key:?}: {error:?}"));
         let tags = answer.tag_set.into_iter();
         tags.map(|tag| (tag.key, tag.value)).collect()
+    }
+
+    pub fn keep_versions(&self) {
+        let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled);
+        let request = self.client.put_bucket_versioning().bucket(&self.name);
+        let request = request.versioning_configuration(enabled.build());
+        block_on(request.send()).expect("versioning is on");
     }
 
     pub fn delete(&self, key: &str) {

@@ -153,6 +153,29 @@ pub struct RmArgs {
 }
 
 #[derive(Args, Clone, Debug)]
+pub struct VersionsArgs {
+    /// s3://BUCKET[/PREFIX]: the keys that begin with PREFIX
+    #[arg(value_name = "s3://BUCKET[/PREFIX]", value_parser = Location::parse)]
+    pub location: Location,
+    /// Stop after so many lines
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct UndeleteArgs {
+    #[arg(value_name = "s3://BUCKET/KEY", value_parser = Location::parse, required = true)]
+    pub locations: Vec<Location>,
+    /// Everything below KEY/ too
+    #[arg(short, long)]
+    pub recursive: bool,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Args, Clone, Debug)]
 pub struct UrlArgs {
     #[arg(value_name = "s3://BUCKET/KEY", value_parser = Location::parse)]
     pub location: Location,

@@ -1,4 +1,4 @@
-//! The bucket without a mount: `buckets`, `ls`, `cat`, `get`, `put`, `rm`, `url`, one file each.
+//! The bucket without a mount: `buckets`, `ls`, `cat`, `get`, `put`, `rm`, `versions`, `undelete`, `url`, one file each.
 //!
 //! 1. One meaning of `s3://BUCKET/KEY`, for every key: [`location`].
 //! 2. Output for people, for pipes, for scripts: [`output`].
@@ -20,7 +20,9 @@ mod output;
 mod put;
 mod rm;
 pub mod transfer;
+mod undelete;
 mod url;
+mod versions;
 
 pub use buckets::run as run_buckets;
 pub use cat::run as run_cat;
@@ -28,7 +30,9 @@ pub use get::run as run_get;
 pub use ls::run as run_ls;
 pub use put::run as run_put;
 pub use rm::run as run_rm;
+pub use undelete::run as run_undelete;
 pub use url::run as run_url;
+pub use versions::run as run_versions;
 
 use crate::cli::connect;
 use crate::cli::environment::Environment;
