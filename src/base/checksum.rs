@@ -1,8 +1,12 @@
 //! CRC32C (Castagnoli), computed once as data is written and joined for the whole object.
 //! Source: S3 User Guide, "Checking object integrity" (`x-amz-checksum-crc32c`: base64 of the big-endian value).
+//!
+//! Joining is done for every piece of what is written. The library derives its operator anew each time, which takes
+//! 75 µs for a piece of 1 MiB: as much as summing it. So the operators are derived once ([`Shift`]).
 
 use base64::Engine;
 use crc_fast::{CrcAlgorithm, checksum, checksum_combine};
+use std::sync::LazyLock;
 
 /// The CRC32C of a run of bytes, with the run's length, so that runs can be joined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,15 +51,8 @@ impl Crc32c {
         if next.len_bytes == 0 {
             return self;
         }
-        let joined = checksum_combine(
-            CrcAlgorithm::Crc32Iscsi,
-            u64::from(self.value),
-            u64::from(next.value),
-            next.len_bytes,
-        );
-        let value = joined as u32;
         Self {
-            value,
+            value: shifted(self.value, next.len_bytes) ^ next.value,
             len_bytes: self.len_bytes + next.len_bytes,
         }
     }
@@ -80,9 +77,62 @@ impl Crc32c {
     }
 }
 
+/// What appending a fixed number of zero bytes does to a checksum: linear over its bits, so given by what it does to each
+/// of them. Joining is this, and the exclusive or with the checksum of what is appended.
+#[derive(Clone, Copy)]
+struct Shift([u32; 32]);
+
+impl Shift {
+    fn by_one_byte() -> Self {
+        Self(std::array::from_fn(|bit| {
+            checksum_combine(CrcAlgorithm::Crc32Iscsi, 1 << bit, 0, 1) as u32
+        }))
+    }
+
+    fn apply(&self, value: u32) -> u32 {
+        let of_bit = |bit: usize| self.0[bit] & 0u32.wrapping_sub(value >> bit & 1);
+        (0..32).fold(0, |sum, bit| sum ^ of_bit(bit))
+    }
+
+    fn twice(&self) -> Self {
+        Self(self.0.map(|column| self.apply(column)))
+    }
+}
+
+/// The checksum `value` with `len_bytes` zero bytes appended, but for what the zero bytes have for a checksum themselves.
+fn shifted(value: u32, len_bytes: u64) -> u32 {
+    /// By 1, 2, 4, … bytes.
+    static SHIFTS: LazyLock<[Shift; 64]> = LazyLock::new(|| {
+        let mut shifts = [Shift::by_one_byte(); 64];
+        for exponent in 1..shifts.len() {
+            shifts[exponent] = shifts[exponent - 1].twice();
+        }
+        shifts
+    });
+    SHIFTS
+        .iter()
+        .enumerate()
+        .filter(|(exponent, _)| len_bytes >> exponent & 1 == 1)
+        .fold(value, |value, (_, shift)| shift.apply(value))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_are_joined_as_the_library_does() {
+        for len_bytes in [1, 2, 3, 4096, 65_535, 1 << 20, (5 << 40) + 12_345, u64::MAX] {
+            for value in [0, 1, 0x8000_0000, 0xE306_9283, u32::MAX] {
+                let joined = checksum_combine(CrcAlgorithm::Crc32Iscsi, u64::from(value), 0x4D, len_bytes);
+                assert_eq!(
+                    shifted(value, len_bytes) ^ 77,
+                    joined as u32,
+                    "{value:x} {len_bytes}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn the_check_value_of_the_catalogue_comes_out() {

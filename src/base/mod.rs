@@ -8,5 +8,6 @@ pub mod mount_config;
 pub mod names;
 pub mod object;
 pub mod prices;
+pub mod read_bytes;
 pub mod requests;
 pub mod segments;

@@ -5,6 +5,7 @@ use super::{Fs, lock};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::limits::{GIB, MIB};
 use crate::base::object::ByteRange;
+use crate::base::read_bytes::ReadBytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,12 +23,21 @@ pub struct WriteHow {
     pub is_page: bool,
 }
 
+impl WriteHow {
+    /// Where bytes go that the kernel says are for `offset`; `None`: to the end of the file. A page that was changed through
+    /// a mapping has its place, whatever the flags of the handle.
+    fn place(self, offset: u64) -> Option<u64> {
+        let appends = self.flags & libc::O_APPEND != 0 && !self.is_page;
+        (!appends).then_some(offset)
+    }
+}
+
 impl Fs {
-    /// Appends what read(2) returns to `out`: less than asked for at the end of the file only.
+    /// Gives what read(2) returns to `out`: less than asked for at the end of the file only.
     ///
     /// # Errors
     /// `BadHandle`, `Stale` when the version is gone from the bucket, and what S3 says.
-    pub async fn read(&self, number: u64, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
+    pub async fn read(&self, number: u64, offset: u64, len: usize, out: &mut ReadBytes) -> Result<()> {
         let handle = self.file_handle(number)?;
         let reading = handle.open.file.read(&handle.stream, offset, len, out);
         self.watched(handle.ino, &handle.open, reading).await
@@ -57,16 +67,21 @@ impl Fs {
         data: &[u8],
         how: WriteHow,
     ) -> Result<usize> {
+        if let Some(written) = self.write_at_once(number, offset, data, how) {
+            return Ok(written);
+        }
         let handle = self.file_handle(number)?;
         handle.begin_change()?;
         let file = &handle.open.file;
-        // A page that was changed through a mapping has its place, whatever the flags of the handle.
-        if how.flags & libc::O_APPEND != 0 && !how.is_page {
-            let appending = file.append(data);
-            self.watched(handle.ino, &handle.open, appending).await?;
-        } else {
-            let writing = file.write(offset, data);
-            self.watched(handle.ino, &handle.open, writing).await?;
+        match how.place(offset) {
+            None => {
+                let appending = file.append(data);
+                self.watched(handle.ino, &handle.open, appending).await?;
+            }
+            Some(offset) => {
+                let writing = file.write(offset, data);
+                self.watched(handle.ino, &handle.open, writing).await?;
+            }
         }
         // Behind writes through its page cache the kernel sends an fsync by itself.
         if handle.direct_io && how.flags & libc::O_DSYNC != 0 && !how.is_page {
@@ -74,6 +89,28 @@ impl Fs {
         }
         Ok(data.len())
     }
+
+    /// What [`Fs::write_with`] does where nothing has to be waited for and nothing goes wrong; `None` elsewhere: nothing was
+    /// written then. Costs a small write nothing but this.
+    pub fn write_at_once(
+        self: &Arc<Self>,
+        number: u64,
+        offset: u64,
+        data: &[u8],
+        how: WriteHow,
+    ) -> Option<usize> {
+        let handle = self.file_handle(number).ok()?;
+        handle.begin_change().ok()?;
+        if handle.direct_io && how.flags & libc::O_DSYNC != 0 && !how.is_page {
+            return None;
+        }
+        handle
+            .open
+            .file
+            .write_at_once(how.place(offset), data)
+            .map(|_| data.len())
+    }
+
     /// copy_file_range(2): what is in objects is copied by the store, when the copy is committed. Returns how much was
     /// copied, which may be less than asked for.
     ///
@@ -109,10 +146,10 @@ impl Fs {
             return Ok(taken);
         }
         let len = (end - from_offset).min(COPY_STEP_BYTES) as usize;
-        let mut data = Vec::with_capacity(len);
+        let mut data = ReadBytes::default();
         let reading = from.open.file.read(&from.stream, from_offset, len, &mut data);
         self.watched(from.ino, &from.open, reading).await?;
-        let writing = to.open.file.write(to_offset, &data);
+        let writing = to.open.file.write(to_offset, data.as_slice());
         self.watched(to.ino, &to.open, writing).await?;
         Ok(data.len() as u64)
     }

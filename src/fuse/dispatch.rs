@@ -34,6 +34,13 @@ where
     }
 }
 
+/// What `work` answers, which waits for nothing; `None` after a panic, which the log tells of.
+pub(super) fn at_once<T>(runtime: &Handle, name: &'static str, work: impl FnOnce() -> T) -> Option<T> {
+    let _guard = runtime.enter();
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(work));
+    answer(name, outcome.map(Ok)).ok()
+}
+
 /// The errno for the kernel; the log gets everything else that is known.
 fn answer<T>(name: &'static str, outcome: std::thread::Result<Result<T>>) -> Result<T, Errno> {
     let error = match outcome {

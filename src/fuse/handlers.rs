@@ -2,6 +2,7 @@
 
 use super::{buffers, convert, dispatch};
 use crate::base::error::Result;
+use crate::base::read_bytes::ReadBytes;
 use crate::fs::attr::{Attr, Change};
 use crate::fs::io::WriteHow;
 use crate::fs::open::Opened;
@@ -302,14 +303,15 @@ impl Filesystem for Handlers {
         let fs = self.fs.clone();
         let mut buffer = buffers::take();
         buffer.clear();
+        let mut read = ReadBytes::behind(buffer);
         let operation = async move {
-            fs.read(handle.0, offset, size as usize, &mut buffer).await?;
-            Ok(buffer)
+            fs.read(handle.0, offset, size as usize, &mut read).await?;
+            Ok(read)
         };
         self.run("read", operation, |result| match result {
-            Ok(buffer) => {
-                reply.data(&buffer);
-                buffers::keep(buffer);
+            Ok(read) => {
+                reply.data(read.as_slice());
+                buffers::keep(read.into_buffer());
             }
             Err(errno) => reply.error(errno),
         });
@@ -327,17 +329,24 @@ impl Filesystem for Handlers {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let fs = self.fs.clone();
-        let mut buffer = buffers::take();
-        buffer.clear();
-        buffer.extend_from_slice(data);
         let how = WriteHow {
             flags: flags.0,
             is_page: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
         };
+        let drops_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let fs = self.fs.clone();
+        // From the loop's own buffer, which is the kernel's copy: no other is needed.
+        let at_once = || fs.write_at_once(handle.0, offset, data, how);
+        if !drops_set_id && let Some(Some(written)) = dispatch::at_once(&self.runtime, "write", at_once) {
+            reply.written(written as u32);
+            return;
+        }
+        let mut buffer = buffers::take();
+        buffer.clear();
+        buffer.extend_from_slice(data);
         let operation = async move {
             let written = fs.write_with(handle.0, offset, &buffer, how).await?;
-            if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+            if drops_set_id {
                 fs.drop_set_id(handle.0)?;
             }
             Ok((written, buffer))

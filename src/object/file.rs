@@ -31,13 +31,14 @@ mod upload;
 pub use appends::hand_on;
 pub use upload::abort_leftover;
 
-use super::budget::{Budget, Buffer, Reclaim};
+use super::budget::{Budget, Buffer, Permit, Reclaim};
 use super::reader::{ReadStream, Reader};
 use crate::base::attributes::{Attributes, MetadataFormat, TRANSACTION};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extents::{Backing, ExtentMap};
 use crate::base::mount_config::OnConflict;
 use crate::base::object::{ByteRange, ETag, ObjectHeaders, ObjectId, Version};
+use crate::base::read_bytes::ReadBytes;
 use crate::cache::blocks::BlockCache;
 use crate::plan::parts::UploadPolicy;
 use crate::rt;
@@ -303,13 +304,19 @@ impl File {
         self.state().edit_headers(edit);
     }
 
-    /// Appends `[offset, offset + len)` to `out`, less at the end of the file. What is in memory is served at the first
+    /// Gives `[offset, offset + len)` to `out`, less at the end of the file. What is in memory is served at the first
     /// poll.
     ///
     /// # Errors
     /// `Stale` when unchanged bytes come from a version that is gone; what a commit says that is needed because the bytes
     /// are only in parts of an upload. `out` is as before then.
-    pub async fn read(&self, stream: &ReadStream, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
+    pub async fn read(
+        &self,
+        stream: &ReadStream,
+        offset: u64,
+        len: usize,
+        out: &mut ReadBytes,
+    ) -> Result<()> {
         let length_before = out.len();
         let range = ByteRange::new(offset, offset.saturating_add(len as u64));
         let result = self.read_all(stream, range, out).await;
@@ -319,20 +326,20 @@ impl File {
         result
     }
 
-    async fn read_all(&self, stream: &ReadStream, range: ByteRange, out: &mut Vec<u8>) -> Result<()> {
+    async fn read_all(&self, stream: &ReadStream, range: ByteRange, out: &mut ReadBytes) -> Result<()> {
         let mut position = range.start;
         let mut early_commits = 0;
         while position < range.end {
-            match self.next(ByteRange::new(position, range.end), out) {
+            match self.next(ByteRange::new(position, range.end), out.copied()) {
                 Next::Copied(end) => position = end,
                 Next::EndOfFile => break,
                 Next::Spool { file, offset, len } => {
-                    read_spool(file, offset, len, out).await?;
+                    read_spool(file, offset, len, out.copied()).await?;
                     position += len;
                 }
                 Next::Source { reader, offset, len } => {
                     let length_before = out.len();
-                    let result = reader.read(stream, offset, len as usize, out).await;
+                    let result = reader.read_shared(stream, offset, len as usize, out).await;
                     if let Err(error) = result {
                         // Perhaps it was replaced by what a commit of ours sent without learning what came of it.
                         early_commits += 1;
@@ -434,16 +441,42 @@ impl File {
         Ok(first.unwrap_or_else(|| self.size_bytes()))
     }
 
-    fn check_end(&self, offset: u64, len: usize) -> Result<u64> {
+    fn check_end(&self, offset: u64, len: usize) -> Result<()> {
+        self.check_end_in(&self.state(), offset, len).map(drop)
+    }
+
+    /// Where `len` bytes at `offset` end, if an object can be so long.
+    fn check_end_in(&self, state: &State, offset: u64, len: usize) -> Result<u64> {
         let max_bytes = self.policy.limits.max_object_bytes;
         let end = offset.checked_add(len as u64).filter(|end| *end <= max_bytes);
         end.ok_or_else(|| {
-            Error::new(
-                ErrorKind::TooLarge,
-                format!("an object has at most {max_bytes} bytes"),
-            )
-            .on(&self.id())
+            let message = format!("an object has at most {max_bytes} bytes");
+            Error::new(ErrorKind::TooLarge, message).on(&state.id)
         })
+    }
+
+    /// What [`Self::write`] and [`Self::append`] (no `offset`) do, where nothing has to be waited for. Returns where the bytes
+    /// went; `None` when something is in the way, which the other two wait for or report: nothing was written then.
+    pub fn write_at_once(&self, offset: Option<u64>, data: &[u8]) -> Option<u64> {
+        if data.len() > MAX_WRITE_BYTES {
+            return None;
+        }
+        let _in_turn = match offset {
+            Some(_) => None,
+            None => Some(self.appending.try_lock().ok()?),
+        };
+        let mut spare = Vec::new();
+        loop {
+            match self.try_write(offset, data, &mut spare, false).ok()? {
+                Tried::Done(start) => return Some(start),
+                Tried::NeedsBuffers(sizes) => {
+                    spare.clear();
+                    let permit = self.context.budget.try_acquire(sizes.iter().sum())?;
+                    spare = buffers(permit, sizes);
+                }
+                Tried::Outgrew(_) | Tried::NeedsCommit => return None,
+            }
+        }
     }
 
     /// Writes one piece at `offset`, or at the end. Returns where.
@@ -451,52 +484,65 @@ impl File {
         let mut spare: Vec<Buffer> = Vec::new();
         let mut early_commits = 0;
         loop {
-            let (start, written, is_first, has_outgrown) = {
-                let mut state = self.state();
-                let start = offset.unwrap_or(state.map.size_bytes());
-                let end = start.saturating_add(data.len() as u64);
-                if end > self.policy.limits.max_object_bytes {
-                    drop(state);
-                    self.check_end(start, data.len())?;
-                    continue;
-                }
-                let written = state.write(start, data, &mut spare, &self.policy);
-                if offset.is_some() {
-                    state.note_rewrite();
-                }
-                let is_first =
-                    !state.chunks.is_empty() && !std::mem::replace(&mut state.is_reclaimable, true);
-                (start, written, is_first, state.has_outgrown_upload(end))
-            };
-            match written {
-                Written::Done => {
-                    if is_first {
-                        self.context
-                            .budget
-                            .add_reclaimer(self.me.clone() as Weak<dyn Reclaim>);
-                    }
-                    self.send_ahead(ByteRange::new(start, start + data.len() as u64));
-                    if has_outgrown && self.state().is_one_shot {
-                        return Err(self.outgrown());
-                    }
-                    if has_outgrown {
-                        // The next upload copies what is there in few parts and has numbers left.
-                        tracing::info!(object = %self.id(), "committing early: the file outgrew the parts of its upload");
-                        self.shared()?.commit_everything().await?;
-                    }
+            match self.try_write(offset, data, &mut spare, true)? {
+                Tried::Done(start) => return Ok(start),
+                Tried::Outgrew(_) if self.state().is_one_shot => return Err(self.outgrown()),
+                Tried::Outgrew(start) => {
+                    // The next upload copies what is there in few parts and has numbers left.
+                    tracing::info!(object = %self.id(), "committing early: the file outgrew the parts of its upload");
+                    self.shared()?.commit_everything().await?;
                     return Ok(start);
                 }
-                Written::NeedsBuffers(sizes) => {
+                Tried::NeedsBuffers(sizes) => {
                     spare.clear();
-                    let mut permit = self.memory_for_write(sizes.iter().sum()).await?;
-                    spare.extend(sizes.into_iter().map(|bytes| permit.split(bytes).into_buffer()));
+                    let permit = self.memory_for_write(sizes.iter().sum()).await?;
+                    spare = buffers(permit, sizes);
                 }
-                Written::NeedsCommit => {
+                Tried::NeedsCommit => {
                     spare.clear();
                     self.commit_early(&mut early_commits).await?;
                 }
             }
         }
+    }
+
+    /// One attempt, with buffers from `spare`. Bytes that outgrow the upload are written only if `may_outgrow`.
+    fn try_write(
+        &self,
+        offset: Option<u64>,
+        data: &[u8],
+        spare: &mut Vec<Buffer>,
+        may_outgrow: bool,
+    ) -> Result<Tried> {
+        let (start, is_first, outgrows) = {
+            let mut state = self.state();
+            let start = offset.unwrap_or(state.map.size_bytes());
+            let end = self.check_end_in(&state, start, data.len())?;
+            if !may_outgrow && state.has_outgrown_upload(end) {
+                return Ok(Tried::Outgrew(start));
+            }
+            match state.write(start, data, spare, &self.policy) {
+                Written::Done => {}
+                Written::NeedsBuffers(sizes) => return Ok(Tried::NeedsBuffers(sizes)),
+                Written::NeedsCommit => return Ok(Tried::NeedsCommit),
+            }
+            if offset.is_some() {
+                state.note_rewrite();
+            }
+            let is_first = !state.chunks.is_empty() && !std::mem::replace(&mut state.is_reclaimable, true);
+            (start, is_first, may_outgrow && state.has_outgrown_upload(end))
+        };
+        if is_first {
+            self.context
+                .budget
+                .add_reclaimer(self.me.clone() as Weak<dyn Reclaim>);
+        }
+        self.send_ahead(ByteRange::new(start, start + data.len() as u64));
+        Ok(if outgrows {
+            Tried::Outgrew(start)
+        } else {
+            Tried::Done(start)
+        })
     }
 
     /// Cuts the file off, or extends it by zeroes.
@@ -571,6 +617,23 @@ impl File {
         self.state().keeps_parts = true;
         self.shared()?.commit_everything().await
     }
+}
+
+/// What came of an attempt to write.
+enum Tried {
+    /// The bytes are at this offset.
+    Done(u64),
+    /// The same, but the upload has no numbers for them.
+    Outgrew(u64),
+    NeedsBuffers(Vec<u64>),
+    NeedsCommit,
+}
+
+fn buffers(mut permit: Permit, sizes: Vec<u64>) -> Vec<Buffer> {
+    sizes
+        .into_iter()
+        .map(|bytes| permit.split(bytes).into_buffer())
+        .collect()
 }
 
 fn gone() -> Error {

@@ -18,6 +18,7 @@ mod pieces;
 use super::budget::{Budget, Reclaim};
 use crate::base::error::{ErrorKind, Result};
 use crate::base::object::{ByteRange, ObjectId, Version};
+use crate::base::read_bytes::ReadBytes;
 use crate::cache::blocks::BlockCache;
 use crate::plan::readahead::{History, Plan};
 use crate::s3::{Client, GetReply};
@@ -117,6 +118,23 @@ impl Reader {
     /// the stall time-out; else what the request said after the client's retries. `out` is as before then, and the
     /// next read asks again.
     pub async fn read(&self, stream: &ReadStream, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
+        let mut read = ReadBytes::behind(std::mem::take(out));
+        let result = self.read_shared(stream, offset, len, &mut read).await;
+        *out = read.into_vec();
+        result
+    }
+
+    /// The same; what lies in one piece of memory is not copied.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_shared(
+        &self,
+        stream: &ReadStream,
+        offset: u64,
+        len: usize,
+        out: &mut ReadBytes,
+    ) -> Result<()> {
         let end = offset.saturating_add(len as u64).min(self.version().size_bytes);
         if offset >= end {
             return Ok(());
@@ -129,11 +147,10 @@ impl Reader {
         result.map_err(|error| error.on(&self.pieces.source().id))
     }
 
-    async fn read_all(&self, stream: &ReadStream, request: ByteRange, out: &mut Vec<u8>) -> Result<()> {
+    async fn read_all(&self, stream: &ReadStream, request: ByteRange, out: &mut ReadBytes) -> Result<()> {
         let (plan, owner) = stream.plan(&self.pieces, request);
         let (held, followed) = self.pieces.follow(&plan, owner, request);
         stream.note(&plan, followed);
-        out.reserve(request.len() as usize);
         let mut at = self.serve(held, request, out).await?;
         while at < request.end {
             let rest = ByteRange::new(at, request.end);
@@ -143,12 +160,12 @@ impl Reader {
         Ok(())
     }
 
-    /// Copies what `held` has of `range`, from its start on, once it is all there. Returns up to where.
-    async fn serve(&self, held: Held, range: ByteRange, out: &mut Vec<u8>) -> Result<u64> {
+    /// Gives what `held` has of `range`, from its start on, once it is all there. Returns up to where.
+    async fn serve(&self, held: Held, range: ByteRange, out: &mut ReadBytes) -> Result<u64> {
         let end = range.end.min(held.piece().range.end);
         match held.piece().wait(end, LAST_RESORT).await {
             Ok(Waited::Arrived) => {
-                let copied = held.piece().copy_to(ByteRange::new(range.start, end), out);
+                let copied = held.piece().read(ByteRange::new(range.start, end), out);
                 self.pieces.release(held, end);
                 Ok(if copied { end } else { range.start })
             }

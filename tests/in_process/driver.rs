@@ -6,6 +6,7 @@
 //! 4. Every close of a descriptor is a flush; the last one is a release.
 
 use pailfs::base::error::Error;
+use pailfs::base::read_bytes::ReadBytes;
 use pailfs::fs::attr::{Attr, Change};
 use pailfs::fs::{Caller, Fs};
 use pailfs::tree::node::{Ino, Kind, Node, ROOT};
@@ -167,10 +168,12 @@ impl Driver {
             let wanted = READ_BYTES.min(len - all.len());
             let before = all.len();
             let at = (offset + before) as u64;
+            let mut read = ReadBytes::behind(all);
             self.fs
-                .read(descriptor.number, at, wanted, &mut all)
+                .read(descriptor.number, at, wanted, &mut read)
                 .await
                 .map_err(|error| self.failed(&error))?;
+            all = read.into_vec();
             if all.len() < before + wanted {
                 break;
             }

@@ -14,6 +14,7 @@ use pailfs::base::attributes::{Attributes, MetadataFormat};
 use pailfs::base::checksum::Crc32c;
 use pailfs::base::mount_config::OnConflict;
 use pailfs::base::object::{Condition, ObjectHeaders, ObjectId, ObjectInfo, Version};
+use pailfs::base::read_bytes::ReadBytes;
 use pailfs::embedded::{Operation, Server, Store, StoreOptions};
 use pailfs::object::budget::Budget;
 use pailfs::object::file::{Creation, File, FileContext};
@@ -262,12 +263,12 @@ fn data(version: u64, len: u64) -> Vec<u8> {
 }
 
 async fn read(file: &File, offset: u64, len: u64) -> Vec<u8> {
-    let mut out = Vec::new();
+    let mut out = ReadBytes::default();
     let stream = ReadStream::default();
     file.read(&stream, offset, len as usize, &mut out)
         .await
         .expect("the file is readable");
-    out
+    out.into_vec()
 }
 
 /// Without the megabytes of an `assert_eq` on vectors.

@@ -139,11 +139,11 @@ impl Model {
         let end = self.content.len().min((offset + len) as usize);
         let start = (offset as usize).min(end);
         let stream = ReadStream::default();
-        let mut out = Vec::new();
+        let mut out = ReadBytes::default();
         while let Err(error) = self.file.read(&stream, offset, len as usize, &mut out).await {
             self.expect_failure(&error);
         }
-        assert_same(&out, &self.content[start..end]);
+        assert_same(out.as_slice(), &self.content[start..end]);
     }
 
     /// A commit that may fail, if requests may.

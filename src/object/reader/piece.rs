@@ -2,8 +2,9 @@
 //! given back and waited for.
 //!
 //! Difficulties, and who solves them:
-//! 1. Readers take bytes while later ones still arrive, without holding a lock while copying: the fetch fills a buffer
-//!    that only it has and publishes what is filled as [`Bytes`] ([`Filler`]).
+//! 1. Readers take bytes while later ones still arrive, without a copy and without holding a lock while bytes are copied
+//!    in: the fetch fills the part of the buffer that only it has, and hands over what is filled ([`Filler`]); readers cut
+//!    off from that, as [`Bytes`], exactly what they read ([`Piece::read`]). So a read of one piece is one run of memory.
 //! 2. What the socket delivers are slices of the HTTP library's read buffers, each of which may be many times as
 //!    large as the slice: kept for long, they would pin memory that no permit covers. So bytes are copied, once,
 //!    into the piece's own buffer, which its permit covers exactly; the library then reuses its buffer, and we ours
@@ -15,6 +16,7 @@
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::ByteRange;
+use crate::base::read_bytes::ReadBytes;
 use crate::object::budget::Permit;
 use crate::rt;
 use bytes::{Bytes, BytesMut};
@@ -22,6 +24,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+
+/// Shorter reads are copied: a run of its own for each would cost more than the copy.
+const SHARED_FROM_BYTES: usize = 64 << 10;
 
 /// Memory for one piece: the permit, and the buffer if it was used before.
 pub struct Grant {
@@ -93,8 +98,10 @@ pub struct Piece {
 }
 
 struct Fill {
-    /// What has arrived, in order, without gaps from the start of the piece.
-    arrived: Vec<Bytes>,
+    /// What has arrived, in order, without gaps from the start of the piece: first what was cut off for readers, then what
+    /// was not.
+    cut: Vec<Cut>,
+    uncut: BytesMut,
     arrived_bytes: u64,
     /// The least that any waiting reader waits for.
     wake_at_bytes: u64,
@@ -103,6 +110,55 @@ struct Fill {
     permit: Option<Permit>,
     /// The buffer while nobody fills it.
     buffer: BytesMut,
+}
+
+/// A run of bytes that was cut off, and how far behind the start of the piece it starts.
+struct Cut {
+    start: usize,
+    bytes: Bytes,
+}
+
+impl Cut {
+    fn end(&self) -> usize {
+        self.start + self.bytes.len()
+    }
+}
+
+impl Fill {
+    fn cut_end(&self) -> usize {
+        self.cut.last().map_or(0, Cut::end)
+    }
+
+    /// Cuts off what arrived before `end`, as far as it is not.
+    fn cut_to(&mut self, end: usize) {
+        let start = self.cut_end();
+        if end > start {
+            let bytes = self.uncut.split_to(end - start).freeze();
+            self.cut.push(Cut { start, bytes });
+        }
+    }
+
+    /// What was cut off of `[start, end)`, in order.
+    fn runs(&self, start: usize, end: usize) -> impl Iterator<Item = Bytes> + '_ {
+        let first = self.cut.partition_point(|cut| cut.end() <= start);
+        self.cut[first..]
+            .iter()
+            .take_while(move |cut| cut.start < end)
+            .map(move |cut| {
+                let from = start.max(cut.start) - cut.start;
+                cut.bytes.slice(from..end.min(cut.end()) - cut.start)
+            })
+    }
+
+    fn copy_to(&self, start: usize, end: usize, out: &mut Vec<u8>) {
+        for run in self.runs(start, end) {
+            out.extend_from_slice(&run);
+        }
+        let cut_end = self.cut_end();
+        if end > cut_end {
+            out.extend_from_slice(&self.uncut[start.max(cut_end) - cut_end..end - cut_end]);
+        }
+    }
 }
 
 enum Outcome {
@@ -127,7 +183,8 @@ impl Piece {
             None => (None, BytesMut::new()),
         };
         let fill = Fill {
-            arrived: Vec::new(),
+            cut: Vec::new(),
+            uncut: BytesMut::new(),
             arrived_bytes: 0,
             wake_at_bytes: u64::MAX,
             outcome: Outcome::Filling,
@@ -211,32 +268,25 @@ impl Piece {
         }
     }
 
-    /// Appends the bytes of `range`, which have arrived, to `out`. False when the piece was given up before.
-    pub fn copy_to(&self, range: ByteRange, out: &mut Vec<u8>) -> bool {
-        let mut skip = (range.start - self.range.start) as usize;
-        let mut wanted = range.len() as usize;
-        let mut sources: Vec<Bytes> = Vec::new();
-        {
-            let fill = self.fill();
-            if fill.arrived_bytes < range.end - self.range.start {
+    /// Gives the bytes of `range`, which have arrived, to `out`. False when the piece was given up before.
+    pub fn read(&self, range: ByteRange, out: &mut ReadBytes) -> bool {
+        let start = (range.start - self.range.start) as usize;
+        let end = (range.end - self.range.start) as usize;
+        let runs: Vec<Bytes> = {
+            let mut fill = self.fill();
+            if fill.arrived_bytes < end as u64 {
                 return false;
             }
-            for chunk in &fill.arrived {
-                if wanted == 0 {
-                    break;
-                }
-                if skip >= chunk.len() {
-                    skip -= chunk.len();
-                    continue;
-                }
-                let taken = wanted.min(chunk.len() - skip);
-                sources.push(chunk.slice(skip..skip + taken));
-                wanted -= taken;
-                skip = 0;
+            if end - start < SHARED_FROM_BYTES {
+                fill.copy_to(start, end, out.copied());
+                return true;
             }
-        }
-        for source in &sources {
-            out.extend_from_slice(source);
+            fill.cut_to(start);
+            fill.cut_to(end);
+            fill.runs(start, end).collect()
+        };
+        for run in runs {
+            out.push(run);
         }
         true
     }
@@ -276,7 +326,7 @@ impl Piece {
     pub fn give_up(&self) -> Option<Grant> {
         let mut fill = self.fill();
         let former = std::mem::replace(&mut fill.outcome, Outcome::Gone);
-        let arrived = std::mem::take(&mut fill.arrived);
+        let arrived = (std::mem::take(&mut fill.cut), std::mem::take(&mut fill.uncut));
         let buffer = std::mem::take(&mut fill.buffer);
         fill.arrived_bytes = 0;
         let permit = fill.permit.take();
@@ -386,7 +436,7 @@ impl Filler {
     }
 
     fn publish(&mut self) {
-        let published = self.buffer.split().freeze();
+        let published = self.buffer.split();
         let mut fill = self.piece.fill();
         if !matches!(fill.outcome, Outcome::Filling) {
             drop(fill);
@@ -395,12 +445,14 @@ impl Filler {
             return;
         }
         fill.arrived_bytes += published.len() as u64;
-        fill.arrived.push(published);
+        // Next to what is there, in the same memory: nothing is copied.
+        fill.uncut.unsplit(published);
         let is_complete = self.missing_bytes == 0;
         if is_complete {
             fill.outcome = Outcome::Complete;
             if let Some(whole) = &mut self.whole {
-                whole.clone_from(&fill.arrived);
+                fill.cut_to(self.piece.range.len() as usize);
+                whole.extend(fill.cut.iter().map(|cut| cut.bytes.clone()));
             }
             fill.buffer = std::mem::take(&mut self.buffer);
         }
@@ -437,8 +489,10 @@ mod tests {
     }
 
     fn copied(piece: &Piece, start: u64, end: u64) -> Option<Vec<u8>> {
-        let mut out = Vec::new();
-        piece.copy_to(ByteRange::new(start, end), &mut out).then_some(out)
+        let mut out = ReadBytes::default();
+        piece
+            .read(ByteRange::new(start, end), &mut out)
+            .then(|| out.into_vec())
     }
 
     #[tokio::test]
@@ -458,6 +512,51 @@ mod tests {
             .expect("the bytes arrive");
         assert_eq!(served.as_deref(), Some(&b"345"[..]));
         assert!(piece.is_filling());
+    }
+
+    fn shared(piece: &Piece, start: u64, end: u64) -> ReadBytes {
+        let mut out = ReadBytes::behind(Vec::new());
+        assert!(
+            piece.read(ByteRange::new(start, end), &mut out),
+            "{start}..{end} is there"
+        );
+        out
+    }
+
+    #[test]
+    fn long_reads_are_one_run_of_the_pieces_own_memory_also_while_more_arrives() {
+        const RUN: u64 = SHARED_FROM_BYTES as u64;
+        let data: Vec<u8> = (0..4 * RUN).map(|n| (n % 251) as u8).collect();
+        let (_fetch, piece) = granted(0, 4 * RUN);
+        let mut filler = Filler::new(piece.clone());
+        // Where the pieces of the body end has nothing to do with where reads do.
+        let mut at = 0;
+        let mut feed = |filler: &mut Filler, to: u64| {
+            filler.take_from(&mut Bytes::copy_from_slice(&data[at..to as usize]));
+            at = to as usize;
+        };
+        feed(&mut filler, RUN / 3);
+        feed(&mut filler, RUN + 10);
+        let first = shared(&piece, 0, RUN);
+        feed(&mut filler, 3 * RUN - 1);
+        feed(&mut filler, 4 * RUN);
+        let second = shared(&piece, RUN, 3 * RUN);
+        let third = shared(&piece, 3 * RUN, 4 * RUN);
+        let follows = |before: &ReadBytes, after: &ReadBytes| {
+            std::ptr::eq(before.as_slice().as_ptr_range().end, after.as_slice().as_ptr())
+        };
+        assert!(follows(&first, &second) && follows(&second, &third));
+        assert_eq!(
+            [first.as_slice(), second.as_slice(), third.as_slice()].concat(),
+            data
+        );
+        // Across what was cut, and shorter than what is shared.
+        for (start, end) in [(0, 4 * RUN), (RUN - 5, RUN + 5), (2 * RUN, 3 * RUN + 7), (1, 2)] {
+            assert_eq!(
+                shared(&piece, start, end).as_slice(),
+                &data[start as usize..end as usize]
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -522,12 +621,12 @@ mod tests {
     fn memory_that_was_given_up_is_used_again() {
         let (_fetch, piece) = granted(0, 5000);
         Filler::new(piece.clone()).take_from(&mut Bytes::from(vec![1; 5000]));
-        let address = piece.fill().arrived[0].as_ptr();
+        let address = piece.fill().uncut.as_ptr();
         let grant = piece.give_up();
         assert!(grant.is_some());
         let next = Piece::new(ByteRange::new(5000, 10_000), Fetch::of(1), grant);
         Filler::new(next.clone()).take_from(&mut Bytes::from(vec![2; 5000]));
-        assert_eq!(next.fill().arrived[0].as_ptr(), address);
+        assert_eq!(next.fill().uncut.as_ptr(), address);
         assert_eq!(copied(&next, 5000, 10_000), Some(vec![2; 5000]));
     }
 
