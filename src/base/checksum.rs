@@ -122,11 +122,17 @@ mod tests {
 
     #[test]
     fn runs_are_joined_as_the_library_does() {
+        let next = Crc32c::of(b"next").value;
         for len_bytes in [1, 2, 3, 4096, 65_535, 1 << 20, (5 << 40) + 12_345, u64::MAX] {
             for value in [0, 1, 0x8000_0000, 0xE306_9283, u32::MAX] {
-                let joined = checksum_combine(CrcAlgorithm::Crc32Iscsi, u64::from(value), 0x4D, len_bytes);
+                let joined = checksum_combine(
+                    CrcAlgorithm::Crc32Iscsi,
+                    u64::from(value),
+                    u64::from(next),
+                    len_bytes,
+                );
                 assert_eq!(
-                    shifted(value, len_bytes) ^ 77,
+                    shifted(value, len_bytes) ^ next,
                     joined as u32,
                     "{value:x} {len_bytes}"
                 );

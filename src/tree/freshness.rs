@@ -51,7 +51,11 @@ impl Tree {
         match (same, settled.ino == ino) {
             (true, _) => Freshness::Same,
             (false, true) => Freshness::Changed,
-            (false, false) => Freshness::Replaced,
+            (false, false) => {
+                // Whoever opens the name is sent back for this, and is not to be sent back again.
+                self.second_surprise(settled.ino);
+                Freshness::Replaced
+            }
         }
     }
 

@@ -122,7 +122,7 @@ pub struct Node {
     pub unlinked: bool,
     /// The version that the kernel may hold pages of.
     pub pages_of: Option<ETag>,
-    /// The last open met another version than was known.
+    /// The last open of this name met another version than was known.
     pub surprised: bool,
     pub(super) lookups: u64,
 }

@@ -110,3 +110,38 @@ fn an_open_with_o_trunc_replaces_what_is_there_though_a_handle_has_an_older_vers
         b"one"
     );
 }
+
+/// The kernel comes back once when it is told to look again, and then to another inode where the first one is in use.
+#[test]
+fn an_open_that_was_sent_back_once_succeeds_though_the_object_is_replaced_again() {
+    let (world, mount) = world_with("f", b"one");
+    let held = open(&mount, "f", libc::O_RDWR);
+    let look = || {
+        let found = mount.run("lookup", mount.fs.lookup(ROOT, "f"));
+        found.expect("found").expect("there").ino
+    };
+    let first = look();
+    world.remote.put("f", b"two");
+    let flags = libc::O_WRONLY | libc::O_APPEND;
+    let sent_back = mount.run("open", mount.fs.open(first, flags)).map(|_| ());
+    assert_eq!(
+        sent_back.map_err(|error| error.errno()),
+        Err(libc::ESTALE),
+        "the kernel is to look again"
+    );
+    let second = look();
+    assert_ne!(first, second, "an open handle keeps its inode");
+    world.remote.put("f", b"three");
+    let opened = mount
+        .run("open", mount.fs.open(second, flags))
+        .expect("no second time");
+    mount
+        .run("write", mount.fs.write(opened.handle, 0, b"!"))
+        .expect("written");
+    mount
+        .run("fsync", mount.fs.fsync(opened.handle))
+        .expect("in the bucket");
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"three!");
+    let old = mount.run("read", mount.driver.read(&held, 0, 9));
+    assert_eq!(old.expect("read"), b"one");
+}

@@ -436,13 +436,18 @@ impl Mount {
             return self.check_log();
         }
         self.has_ended = true;
-        let mut last = None;
+        let (mut last, mut was_in_use) = (None, false);
         super::poll(super::PATIENCE, || {
             let done = self.unmount_command();
             let is_in_use = done.status.code() == Some(IN_USE);
+            was_in_use |= is_in_use;
             last = Some(done);
             (!is_in_use).then_some(())
         });
+        if was_in_use {
+            // By a process that another test had just started, and that was not the program yet.
+            self.expected.push("still mounted".to_owned());
+        }
         let last = last.filter(|done| !done.status.success());
         if last.is_some() || self.is_mounted() {
             return Some(format!(
