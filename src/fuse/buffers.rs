@@ -6,9 +6,11 @@ thread_local! {
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// This thread's buffer, or an empty one while somebody has it.
+/// This thread's buffer, empty; a new one while somebody has it.
 pub(super) fn take() -> Vec<u8> {
-    BUFFER.take()
+    let mut buffer = BUFFER.take();
+    buffer.clear();
+    buffer
 }
 
 /// For the next one on this thread.

@@ -301,9 +301,7 @@ impl Filesystem for Handlers {
         reply: ReplyData,
     ) {
         let fs = self.fs.clone();
-        let mut buffer = buffers::take();
-        buffer.clear();
-        let mut read = ReadBytes::behind(buffer);
+        let mut read = ReadBytes::behind(buffers::take());
         let operation = async move {
             fs.read(handle.0, offset, size as usize, &mut read).await?;
             Ok(read)
@@ -342,7 +340,6 @@ impl Filesystem for Handlers {
             return;
         }
         let mut buffer = buffers::take();
-        buffer.clear();
         buffer.extend_from_slice(data);
         let operation = async move {
             let written = fs.write_with(handle.0, offset, &buffer, how).await?;
