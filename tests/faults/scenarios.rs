@@ -114,6 +114,27 @@ pub fn writing() -> Vec<Scenario> {
         scenario("truncate", &[("f", OLD)], &[("f", &OLD[..7])], |driver| {
             Box::pin(driver.truncate("f", 7))
         }),
+        scenario(
+            "copy a range into another file",
+            &[("f", OLD), ("g", SMALL)],
+            &[("f", OLD), ("g", &[&SMALL[..3], OLD].concat())],
+            |driver| Box::pin(copy_into(driver, "g", libc::O_RDWR, 3, OLD.len())),
+        ),
+        scenario(
+            "punch a hole and reserve",
+            &[("f", OLD)],
+            &[("f", &[&OLD[..2], &[0; 4], &OLD[6..], &[0; 10]].concat())],
+            |driver| {
+                Box::pin(async move {
+                    let descriptor = driver.open("f", libc::O_RDWR, 0).await?;
+                    let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                    let punched = driver.allocate(&descriptor, 2, 4, punch).await;
+                    let reserved = driver.allocate(&descriptor, 0, OLD.len() + 10, 0).await;
+                    let closed = driver.close(descriptor).await;
+                    punched.and(reserved).and(closed)
+                })
+            },
+        ),
         // What was synced is in the bucket when the rest fails: a state of its own.
         Scenario {
             passing: Some("f"),
@@ -131,6 +152,21 @@ pub fn writing() -> Vec<Scenario> {
             })
         },
     ]
+}
+
+/// All of `f` to a place in `to`, as `cp` does it.
+async fn copy_into(driver: &Driver, to: &str, flags: i32, offset: usize, len: usize) -> Outcome<()> {
+    let source = driver.open("f", libc::O_RDONLY, 0).await?;
+    let copied = match driver.open(to, flags, 0o644).await {
+        Ok(target) => {
+            let copied = driver.copy_range((&source, 0), (&target, offset), len).await;
+            let closed = driver.close(target).await;
+            copied.and_then(|copied| closed.map(|()| assert_eq!(copied, len, "all of it")))
+        }
+        Err(error) => Err(error),
+    };
+    let closed = driver.close(source).await;
+    copied.and(closed)
 }
 
 pub fn large() -> Vec<Scenario> {
@@ -159,6 +195,15 @@ pub fn large() -> Vec<Scenario> {
                     same(&data, &source, "the large file");
                     driver.write_file("g", libc::O_CREAT | libc::O_TRUNC, &data).await
                 })
+            },
+        ),
+        scenario(
+            "copy a large file inside the store",
+            &[("f", &data)],
+            &[("f", &data), ("g", &data)],
+            |driver| {
+                let flags = libc::O_CREAT | libc::O_TRUNC | libc::O_WRONLY;
+                Box::pin(copy_into(driver, "g", flags, 0, LARGE))
             },
         ),
         scenario(
