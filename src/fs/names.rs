@@ -173,11 +173,13 @@ impl Fs {
             self.unlink_replaced(&id, open).await?;
             self.withdraw(open).await?;
             self.tree.unlinked(&node);
+            open.file.unlinked();
             open.file.forget_saved().await;
         } else if open.is_in_use() {
             self.defer_delete(&node, &id, open).await?;
             self.withdraw(open).await?;
             self.tree.unlinked(&node);
+            open.file.unlinked();
             return Ok(());
         } else {
             self.unlink_closed(&node).await?;

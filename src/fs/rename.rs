@@ -322,6 +322,9 @@ impl Fs {
         if let Some(existing) = &target.existing {
             self.tree.unlinked(existing);
             let abandoned = self.files().get(&existing.ino).cloned();
+            if let Some(open) = &abandoned {
+                open.file.unlinked();
+            }
             if let Some(open) = abandoned.filter(|open| !open.is_in_use()) {
                 self.forget_content(existing.ino, &open);
                 rt::spawn(async move { open.file.discard().await });

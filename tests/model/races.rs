@@ -477,9 +477,10 @@ fn commit_over_a_newer_object(simulation: &mut Simulation, machine: usize, path:
     check_kept(simulation, new, mine);
     let is_whole = matches!(new.conflict.form, ConflictForm::Whole { .. });
     if on_conflict == OnConflict::Copy {
-        let (stem, _) = path.rsplit_once('.').unwrap_or((path, ""));
         let is_new = |key: &String| {
-            key.starts_with(&format!("{stem}.conflict-")) && !simulation.reference.bucket.contains_key(key)
+            parent_of(key) == parent_of(path)
+                && key.contains(".conflict-")
+                && !simulation.reference.bucket.contains_key(key)
         };
         let copy = simulation.world.remote.keys().into_iter().find(is_new);
         match copy.map(|key| (simulation.world.remote.get(&key), key)) {

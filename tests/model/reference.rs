@@ -65,6 +65,13 @@ struct Early {
     paths: Vec<String>,
 }
 
+/// True for what a copy from front to back has made of `before` on its way to `after`.
+fn is_between(before: &[u8], after: &[u8], bytes: &[u8]) -> bool {
+    let equal = bytes.iter().zip(after).take_while(|(one, other)| one == other);
+    let done = equal.count();
+    bytes.len() <= after.len() && bytes[done..] == *before.get(done..).unwrap_or_default()
+}
+
 impl Content {
     fn place(&mut self, offset: usize, data: &[u8]) {
         self.note_early();
@@ -289,8 +296,12 @@ impl Reference {
         let contents = self.machines.iter().flat_map(|machine| machine.contents.values());
         let mut early = contents.filter_map(|content| content.early.as_ref());
         early.any(|early| {
+            let on_the_way = || {
+                let mut steps = early.contents.windows(2);
+                steps.any(|step| is_between(&step[0], &step[1], bytes))
+            };
             early.paths.iter().any(|known| known == path)
-                && early.contents.iter().any(|content| content[..] == *bytes)
+                && (early.contents.iter().any(|content| content[..] == *bytes) || on_the_way())
         })
     }
 

@@ -99,6 +99,26 @@ fn a_mode_that_was_set_before_an_unlink_is_that_of_the_open_file() {
 }
 
 #[test]
+fn what_an_unlinked_file_copied_does_not_go_to_the_name_that_it_had() {
+    let story = Story::new(&[("f", b"unlinked"), ("new", b"what is there now")]);
+    let driver = &story.mount.driver;
+    let unlinked = story.open("f", libc::O_RDWR);
+    let copied = story.mount.run("copies to and fro", async {
+        driver.unlink("f").await?;
+        driver.rename("new", "f", false).await?;
+        let source = driver.open("f", libc::O_RDWR, 0).await?;
+        assert_eq!(driver.copy_range((&source, 0), (&unlinked, 3), 4).await, Ok(4));
+        assert_eq!(driver.copy_range((&unlinked, 0), (&source, 8), 8).await, Ok(8));
+        driver.close(source).await
+    });
+    assert_eq!(copied, Ok(()));
+    assert_eq!(story.bytes("f").as_deref(), Some(&b"what is unlwhatdw"[..]));
+    assert_eq!(story.close(unlinked), Ok(()));
+    let kept = pailfs::spool::conflicts::list(story.mount.state_dir()).expect("a list");
+    assert!(kept.conflicts.is_empty(), "{kept:?}");
+}
+
+#[test]
 fn what_is_written_after_a_conflict_is_not_called_safe() {
     let story = Story::new(&[("f", b"old")]);
     let descriptor = story.open("f", libc::O_RDWR);

@@ -241,6 +241,9 @@ impl File {
     /// A box, as this is part of a commit that waits for another.
     fn settle_own(self: Arc<Self>, again: bool) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> {
         Box::pin(async move {
+            if self.state().is_unlinked {
+                return self.keep_local().await;
+            }
             let error = match self.commit_everything().await {
                 // A conflict was kept, whole; but what was written since may name the version still.
                 Err(error) if again || !matches!(error.kind(), ErrorKind::Stale | ErrorKind::Exists) => error,

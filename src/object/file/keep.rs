@@ -501,6 +501,11 @@ impl File {
         state.changes += 1;
     }
 
+    /// The name is gone, whoever has it now. Open handles go on.
+    pub fn unlinked(&self) {
+        self.state().is_unlinked = true;
+    }
+
     /// What was saved for the next mount is not to be sent any more: the name is gone. Open handles go on.
     pub async fn forget_saved(&self) {
         let former = self.state().persisted.take();

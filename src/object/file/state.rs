@@ -142,6 +142,8 @@ pub struct State {
     pub keeps_times: bool,
     /// See [`super::one_shot`].
     pub is_one_shot: bool,
+    /// Its name is gone: nothing of it is to be put there for the sake of others.
+    pub is_unlinked: bool,
     pub upload: Option<Upload>,
     /// Where parts of the next upload lie; begins at the first write after a commit.
     pub grid: Option<PartGrid>,
@@ -235,6 +237,7 @@ impl State {
             mtime_is_explicit: false,
             keeps_times: false,
             is_one_shot: false,
+            is_unlinked: false,
             upload: None,
             grid: None,
             keeps_parts: false,
