@@ -12,6 +12,7 @@
 pub mod attr;
 pub mod commit;
 mod edits;
+mod gates;
 pub mod io;
 pub mod names;
 pub mod open;
@@ -86,6 +87,7 @@ pub struct Fs {
     retrying: Mutex<HashSet<u64>>,
     /// Changes of attributes that wait to be brought to the bucket.
     pub(crate) edits: edits::Edits,
+    pub(crate) gates: gates::Gates,
 }
 
 #[derive(Clone)]
@@ -114,6 +116,7 @@ impl Fs {
             unfinished_renames: Mutex::new(HashMap::new()),
             retrying: Mutex::new(HashSet::new()),
             edits: edits::Edits::default(),
+            gates: gates::Gates::default(),
         })
     }
 

@@ -132,6 +132,7 @@ impl Fs {
             return Err(Error::new(ErrorKind::IsDirectory, "is a directory"));
         }
         let _turn = self.edit_turn(node.ino).await;
+        let _closed = self.gates.of(node.ino).write_owned().await;
         let open = self.files().get(&node.ino).cloned();
         match open {
             Some(open) => self.unlink_open(&node, &open).await?,

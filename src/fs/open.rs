@@ -7,6 +7,8 @@
 //!    do so (`do_filp_open` in the kernel's `fs/namei.c` walks again with LOOKUP_REVAL). If the object changes faster
 //!    than that, the second open reads around the page cache, so that no size or page of two versions mix.
 //! 3. All handles of an inode share one content.
+//! 4. What takes a file's name away keeps what its handles need, and must know of all of them: it waits for opens that are
+//!    on their way, and opens that come meanwhile wait for it, to find the name's new file ([`super::gates`]).
 
 use super::readdir::Position;
 use super::unlinked::Deferred;
@@ -165,6 +167,7 @@ impl Fs {
     /// `Stale` makes the kernel look the path up again and come back.
     pub async fn open(self: &Arc<Self>, ino: Ino, flags: i32) -> Result<Opened> {
         let _turn = self.edit_turn(ino).await;
+        let _passing = self.gates.of(ino).read_owned().await;
         self.open_now(ino, flags).await
     }
 

@@ -98,6 +98,11 @@ impl Fs {
             Place::Object(_) => {
                 let existing = target.existing.as_ref().map(|existing| existing.ino);
                 let turns = self.edit_turns(node.ino, existing).await;
+                let gate = existing.map(|existing| self.gates.of(existing));
+                let _closed = match gate {
+                    Some(gate) => Some(gate.write_owned().await),
+                    None => None,
+                };
                 self.rename_file(&node, new_parent, target, no_replace).await?;
                 if let Some(existing) = existing {
                     self.discard_edit(existing);

@@ -9,6 +9,7 @@ crate::on_the_embedded_store!(
     locks_hold_between_processes,
     changes_are_told_to_watchers,
     the_filesystem_has_room,
+    a_reader_of_a_file_that_is_replaced_gets_the_old_or_the_new,
     without_metadata_nothing_is_written_and_defaults_are_shown,
 );
 
@@ -127,6 +128,36 @@ assert shutil.disk_usage('.').free > 1 << 40
     bash(
         &mount.path(),
         "df -h . > /dev/null; df -i . > /dev/null; stat -f . > /dev/null",
+    );
+}
+
+fn a_reader_of_a_file_that_is_replaced_gets_the_old_or_the_new(store: &Store) {
+    let mount = store.mount().start();
+    python(
+        &mount,
+        r"
+import os, threading
+def put(n):
+    with open('new', 'w') as f: f.write(str(n) * 1000)
+    os.rename('new', 'f')
+put(0)
+done, wrong, reads = threading.Event(), [], 0
+def read():
+    global reads
+    while not done.is_set():
+        try: text = open('f').read()
+        except OSError as error: wrong.append(error); return
+        reads += 1
+        if len(text) % 1000 or len(set(text[i:i + len(text) // 1000] for i in range(0, len(text), len(text) // 1000))) != 1:
+            wrong.append(text)
+readers = [threading.Thread(target=read) for _ in range(2)]
+for reader in readers: reader.start()
+for n in range(10, 60): put(n)
+while reads < 20 and not wrong: pass
+done.set()
+for reader in readers: reader.join()
+assert not wrong, wrong[0]
+",
     );
 }
 
