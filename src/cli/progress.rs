@@ -38,7 +38,8 @@ impl ProgressView {
         if let Some(bar) = &self.bar {
             bar.set_length(self.most_pending_bytes);
             bar.set_position(self.most_pending_bytes - progress.pending_bytes);
-            bar.set_message(format!("{} files to send", progress.pending_files));
+            let plural = if progress.pending_files == 1 { "" } else { "s" };
+            bar.set_message(format!("{} file{plural} to send", progress.pending_files));
         }
     }
 

@@ -7,7 +7,7 @@ use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
-    BucketVersioningStatus, ServerSideEncryption, Tag, Tagging, VersioningConfiguration,
+    BucketVersioningStatus, ObjectCannedAcl, ServerSideEncryption, Tag, Tagging, VersioningConfiguration,
 };
 use std::collections::HashMap;
 
@@ -55,6 +55,14 @@ impl Bucket {
         block_on(request.send()).unwrap_or_else(|error| panic!("put {key:?}: {error:?}"));
     }
 
+    /// Everybody may read it, where the store has access control lists.
+    pub fn put_public(&self, key: &str, data: impl Into<Vec<u8>>) {
+        let body = ByteStream::from(data.into());
+        let request = self.client.put_object().bucket(&self.name).key(key).body(body);
+        let request = request.acl(ObjectCannedAcl::PublicRead);
+        block_on(request.send()).unwrap_or_else(|error| panic!("put {key:?}: {error:?}"));
+    }
+
     pub fn put_with_metadata(&self, key: &str, data: impl Into<Vec<u8>>, metadata: &[(&str, &str)]) {
         let body = ByteStream::from(data.into());
         let mut request = self.client.put_object().bucket(&self.name).key(key).body(body);
@@ -64,7 +72,6 @@ impl Bucket {
         block_on(request.send()).unwrap_or_else(|error| panic!("put {key:?}: {error:?}"));
     }
 
-    /// The object's user metadata.
     /// With a storage class, encrypted with a key of the store's key management.
     pub fn put_stored(&self, key: &str, data: impl Into<Vec<u8>>, class: &str, kms_key: &str) {
         let body = ByteStream::from(data.into());
@@ -76,6 +83,7 @@ impl Bucket {
         block_on(request.send()).unwrap_or_else(|error| panic!("put {key:?}: {error:?}"));
     }
 
+    /// The object's user metadata.
     pub fn metadata(&self, key: &str) -> HashMap<String, String> {
         self.head(key).metadata.unwrap_or_default()
     }
