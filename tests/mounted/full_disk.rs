@@ -59,7 +59,7 @@ fn a_stream_needs_no_disk_and_other_writes_say_so(store: &Store) {
     let mount = store
         .mount()
         .at(&place)
-        .options("--memory 32MiB --stall-timeout 8s --state-dir")
+        .options("--memory 32MiB --stall-timeout 20s --state-dir")
         .options(disk.0.to_str().expect("UTF-8"))
         .expect_in_log("No space left on device")
         .start();
@@ -72,18 +72,18 @@ fn a_stream_needs_no_disk_and_other_writes_say_so(store: &Store) {
     files::close(stream).expect("committed");
     assert!(store.bucket.get("stream") == data);
 
-    // Backwards, so that nothing can be sent ahead.
+    // Half of each block, so that no part is ever whole and nothing can be sent ahead.
     let file = File::create(mount.join("random")).expect("made");
-    let mut expected = vec![0; 64 * MIB];
-    file.set_len(64 * MIB as u64).expect("a sparse file");
+    let mut expected = vec![0; 128 * MIB];
+    file.set_len(128 * MIB as u64).expect("a sparse file");
     let mut refused = None;
-    for block in (0..64).rev() {
-        let piece = pattern(MIB, 100 + block as u64);
+    for block in (0..128).rev() {
+        let piece = pattern(MIB / 2, 100 + block as u64);
         if let Err(error) = file.write_all_at(&piece, (block * MIB) as u64) {
             refused = error.raw_os_error();
             break;
         }
-        expected[block * MIB..(block + 1) * MIB].copy_from_slice(&piece);
+        expected[block * MIB..][..MIB / 2].copy_from_slice(&piece);
     }
     assert_eq!(refused, Some(libc::ENOSPC));
     files::close(file).expect("committed");

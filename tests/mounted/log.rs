@@ -10,9 +10,9 @@ crate::on_the_embedded_store!(every_refusal_leaves_a_line_with_key_code_and_requ
 fn every_refusal_leaves_a_line_with_key_code_and_request_id(store: &Store) {
     store.bucket.put("dir/secret", "x");
     let codes = [
-        ("KMS.DisabledException", libc::EINVAL),
+        ("KMS.DisabledException", libc::EACCES),
         ("InvalidRequest", libc::EINVAL),
-        ("InvalidObjectState", libc::EACCES),
+        ("InvalidObjectState", libc::EIO),
     ];
     let mut mount = store.mount();
     for (code, _) in codes {
