@@ -28,7 +28,7 @@ use crate::tree::freshness::Freshness;
 use crate::tree::node::{DirectoryPlace, Ino, Kind, Node, Place};
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 /// Objects up to this size come whole with the first request.
@@ -112,15 +112,22 @@ impl Drop for Claim {
     }
 }
 
-/// A claim that may be given up while locks of files are held.
-struct HeldClaim(Option<Claim>);
+/// A claim that may be given up while locks of files are held. Contents have these, and the filesystem has the contents:
+/// it would own itself, and never go.
+struct HeldClaim {
+    fs: Weak<Fs>,
+    ino: Ino,
+    /// Counted among its users.
+    open: Option<Arc<OpenFile>>,
+}
 
 impl Drop for HeldClaim {
     fn drop(&mut self) {
-        let claim = self.0.take();
+        let Some(open) = self.open.take() else { return };
         // Without a runtime the mount is over.
         if rt::Handle::try_current().is_ok() {
-            rt::spawn(async move { drop(claim) });
+            let (fs, ino) = (self.fs.clone(), self.ino);
+            rt::spawn(async move { drop(fs.upgrade().map(|fs| Claim { fs, ino, open })) });
         }
     }
 }
@@ -439,7 +446,16 @@ impl Fs {
 
     /// Keeps the content of an inode, and the object that it is of, until nobody copies from it any more.
     pub(crate) fn hold(self: &Arc<Self>, ino: Ino) -> Hold {
-        Arc::new(HeldClaim(self.claim(ino)))
+        let files = self.files();
+        let open = files.get(&ino).cloned();
+        if let Some(open) = &open {
+            open.users.fetch_add(1, Ordering::SeqCst);
+        }
+        Arc::new(HeldClaim {
+            fs: Arc::downgrade(self),
+            ino,
+            open,
+        })
     }
 
     /// By holders of the lock on all contents.

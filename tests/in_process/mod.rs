@@ -267,11 +267,14 @@ impl Mount {
         let Self {
             driver, fs, runtime, ..
         } = self;
+        let left = Arc::downgrade(&fs);
         let inside = runtime.enter();
         drop(driver);
         drop(fs);
         drop(inside);
         drop(runtime);
+        // It would hold its locks, as no process does that is gone.
+        assert_eq!(left.strong_count(), 0, "something keeps the mount");
     }
 
     /// Ends the mount in order; returns what could not be sent.

@@ -119,6 +119,23 @@ fn what_an_unlinked_file_copied_does_not_go_to_the_name_that_it_had() {
 }
 
 #[test]
+fn an_unlinked_file_that_copied_from_another_is_gone_after_a_crash() {
+    let Story { world, mount } = Story::new(&[("f", b"unlinked"), ("g", b"copied from")]);
+    let driver = &mount.driver;
+    let copied = mount.run("copy and unlink", async {
+        let source = driver.open("g", libc::O_RDONLY, 0).await?;
+        let target = driver.open("f", libc::O_RDWR, 0).await?;
+        assert_eq!(driver.copy_range((&source, 0), (&target, 0), 6).await, Ok(6));
+        driver.unlink("f").await
+    });
+    assert_eq!(copied, Ok(()));
+    mount.crash();
+    let mount = world.mount();
+    mount.sleep(LONG);
+    assert_eq!(world.remote.keys(), ["g"]);
+}
+
+#[test]
 fn what_is_written_after_a_conflict_is_not_called_safe() {
     let story = Story::new(&[("f", b"old")]);
     let descriptor = story.open("f", libc::O_RDWR);
