@@ -332,7 +332,8 @@ impl Tree {
         self.table().kept(place);
     }
 
-    /// True when the directory may have become empty and has no marker that we know of.
+    /// True when the directory may have become empty and has no marker that we know of. What an old listing shows may have
+    /// been removed since by others, each of whom saw something left.
     #[must_use]
     pub fn may_need_marker(&self, place: &DirectoryPlace) -> bool {
         if place.key.prefix().is_empty() || place.key.is_partial() {
@@ -345,7 +346,7 @@ impl Tree {
         let has_children = self
             .listings
             .get(place)
-            .is_some_and(|listing| !listing.entries.is_empty());
+            .is_some_and(|listing| !listing.entries.is_empty() && self.is_fresh(listing.listed_at));
         !has_marker && !has_children
     }
 

@@ -235,6 +235,20 @@ fn a_directory_that_was_emptied_of_an_open_file_stays() {
 }
 
 #[test]
+fn a_directory_that_was_emptied_by_two_machines_stays() {
+    let Story { world, mount } = Story::new(&[("d/e", b"without a marker"), ("d/f", b"f")]);
+    let other = world.mount_elsewhere("other");
+    let names = mount.run("list", mount.driver.list("d", true));
+    assert_eq!(names.map(|names| names.len()), Ok(2));
+    assert_eq!(other.run("unlink", other.driver.unlink("d/e")), Ok(()));
+    other.sleep(LONG);
+    mount.sleep(LONG);
+    assert_eq!(mount.run("unlink", mount.driver.unlink("d/f")), Ok(()));
+    mount.sleep(LONG);
+    assert_eq!(world.remote.keys(), ["d/"]);
+}
+
+#[test]
 fn a_file_is_seen_though_an_unlinked_one_of_its_name_is_still_open() {
     let story = Story::new(&[("f", b"old")]);
     let driver = &story.mount.driver;
