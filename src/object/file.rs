@@ -341,11 +341,10 @@ impl File {
                     let length_before = out.len();
                     let result = reader.read_shared(stream, offset, len as usize, out).await;
                     if let Err(error) = result {
-                        // Perhaps it was replaced by what a commit of ours sent without learning what came of it.
                         early_commits += 1;
                         let may_be_ours =
                             error.kind() == ErrorKind::Stale && early_commits <= MAX_EARLY_COMMITS;
-                        if !(may_be_ours && self.find_unknown_outcome().await?) {
+                        if !(may_be_ours && self.has_replaced(&reader, position).await?) {
                             return Err(error);
                         }
                         continue;

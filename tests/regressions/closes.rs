@@ -3,6 +3,7 @@
 use super::{bytes_of, open, world_with};
 use crate::in_process::{Options, World};
 use pailfs::embedded::{Fault, Operation, When};
+use std::time::Duration;
 
 #[test]
 fn what_is_written_after_a_conflict_is_not_acknowledged() {
@@ -35,6 +36,31 @@ fn every_writer_hears_of_a_conflict() {
     world.remote.put("f", b"theirs");
     assert_eq!(mount.run("close", driver.close(first)), Err(libc::ESTALE));
     assert_eq!(mount.run("close", driver.close(second)), Err(libc::ESTALE));
+}
+
+#[test]
+fn a_read_that_a_commit_of_its_own_mount_overtakes_gets_its_bytes() {
+    const SIZE_BYTES: usize = 9 << 20;
+    let before: Vec<u8> = (0..SIZE_BYTES).map(|n| (n / 7) as u8).collect();
+    let (world, mount) = world_with("f", &before);
+    let driver = &mount.driver;
+    let written = open(&mount, "f", libc::O_RDWR);
+    mount
+        .run("write", driver.write(&written, 7, b"edit"))
+        .expect("written");
+    let late = Fault::Delay(Duration::from_secs(5));
+    let late = world.store.faults().inject(When::on(Operation::Get), late);
+    let at = SIZE_BYTES - 100;
+    let (read, synced) = mount.run("read and fsync", async {
+        tokio::join!(driver.read(&written, at, 100), driver.fsync(&written))
+    });
+    assert_eq!(synced, Ok(()));
+    assert_eq!(world.store.faults().struck(late), 1);
+    assert_eq!(read.as_deref(), Ok(&before[at..]));
+    // What somebody else has put is nobody's own.
+    world.remote.put("f", b"theirs");
+    let read = mount.run("read", driver.read(&written, 1 << 20, 100));
+    assert_eq!(read, Err(libc::ESTALE));
 }
 
 #[test]

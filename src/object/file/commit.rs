@@ -181,13 +181,21 @@ impl File {
         result
     }
 
-    /// Looks whether a write happened of which nobody could tell. True when it did: it is the base version now.
-    pub(super) async fn find_unknown_outcome(&self) -> Result<bool> {
+    /// True when what `reader` had for `position` is elsewhere now: a commit of ours has replaced the version that it
+    /// reads, perhaps without learning what came of that.
+    pub(super) async fn has_replaced(&self, reader: &Arc<Reader>, position: u64) -> Result<bool> {
         let _guard = self.committing.lock().await;
-        self.find_unknown_outcome_locked().await
+        self.find_unknown_outcome_locked().await?;
+        let state = self.state();
+        let source = match state.map.at(position).map(|extent| extent.backing) {
+            Some(Backing::Source(at)) => state.source_of(at.source),
+            _ => None,
+        };
+        Ok(source.is_none_or(|source| !Arc::ptr_eq(&source.reader, reader)))
     }
 
-    /// The same by the holder of `committing`.
+    /// Looks whether a write happened of which nobody could tell, by the holder of `committing`. True when it did: it is the
+    /// base version now.
     pub(super) async fn find_unknown_outcome_locked(&self) -> Result<bool> {
         let unknown = {
             let state = self.state();
