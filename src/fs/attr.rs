@@ -16,6 +16,7 @@ use crate::base::object::{Condition, ETag, ObjectHeaders, ObjectId, Version};
 use crate::object::file::hand_on;
 use crate::rt;
 use crate::tree::node::{Ino, Kind, Node, Place};
+use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -278,6 +279,14 @@ impl Fs {
 
     /// Changes what an object carries: with the content's upload where there will be one, else soon.
     pub(crate) async fn change_object(self: &Arc<Self>, node: &Node, edit: Edit) -> Result<()> {
+        if let Some(displaced) = node.displaced {
+            // What was changed under this name before comes first. If that fails, it is told by what changed it.
+            let _ = self.settle_edit(displaced).await;
+        }
+        self.change_object_now(node, edit).await
+    }
+
+    async fn change_object_now(self: &Arc<Self>, node: &Node, edit: Edit) -> Result<()> {
         let open = self.claim(node.ino);
         if open.is_some() {
             // A former change that is on its way: what it brings is what this one changes.
@@ -307,9 +316,12 @@ impl Fs {
         let Ok(node) = self.tree.node(ino) else {
             return Ok(());
         };
-        let Some(id) = node.object().filter(|_| !node.gone).cloned() else {
+        let Some(id) = node.object().filter(|_| !node.unlinked).cloned() else {
             return Ok(());
         };
+        if node.gone {
+            return self.put_edit_of_successor(&node, &id, edit).await;
+        }
         let Some(open) = self.claim(ino) else {
             let rewritten = self.rewrite(&node, &id, edit, None).await?;
             self.rewritten(ino, rewritten);
@@ -342,6 +354,33 @@ impl Fs {
             .await?;
         self.rewritten(ino, rewritten);
         Ok(())
+    }
+
+    /// Another version took the name while a change of it waited: that is what is changed, as it would have been later.
+    fn put_edit_of_successor<'a>(
+        self: &'a Arc<Self>,
+        node: &'a Node,
+        id: &'a ObjectId,
+        edit: &'a Edit,
+    ) -> BoxFuture<'a, Result<()>> {
+        // In a box, as the change of the successor is a change like this one.
+        Box::pin(async move {
+            if let Some(successor) = self.tree.inode_of(id) {
+                self.change_object_now(&successor, edit.clone()).await?;
+                return self.settle_edit(successor.ino).await;
+            }
+            match self.rewrite(node, id, edit, None).await {
+                Ok(rewritten) => {
+                    self.rewritten(node.ino, rewritten);
+                    if let Some(link) = &node.link {
+                        self.tree.listings.forget(&link.parent);
+                    }
+                    Ok(())
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            }
+        })
     }
 
     fn rewritten(&self, ino: Ino, new: Rewritten) {

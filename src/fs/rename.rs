@@ -402,7 +402,7 @@ impl Fs {
         }
         debug_assert_eq!(node.link.as_ref().map(|link| &link.parent), Some(from_directory));
         self.tree.moved_directory(from, &to, &target.link());
-        self.take_contents_along(from, &to, arrived).await?;
+        self.take_along(&way, arrived).await?;
         // What was committed under an old name after that was listed. A name that is taken stays with who took it.
         self.tree.move_leftovers(&way).await
     }
@@ -502,16 +502,17 @@ impl Fs {
         Err(failed.error)
     }
 
-    /// The names lead to the new keys already; the contents, which may have been opened, made or written while the objects
-    /// were moved, follow one by one.
-    async fn take_contents_along(
-        self: &Arc<Self>,
-        from: &DirectoryPlace,
-        to: &DirectoryPlace,
-        arrived: Arrived,
-    ) -> Result<()> {
-        for (id, ino) in self.tree.known_below(to) {
-            let Some(open) = self.claim(ino) else { continue };
+    /// The names lead to the new keys already; the inodes follow to the copies, which may have other tags, and the contents,
+    /// which may have been opened, made or written while the objects were moved, one by one.
+    async fn take_along(self: &Arc<Self>, way: &Move, arrived: Arrived) -> Result<()> {
+        let from = &way.from;
+        for (id, ino) in self.tree.known_below(&way.to) {
+            let Some(open) = self.claim(ino) else {
+                if let Some((source, version)) = arrived.get(&way.origin(&id.key)) {
+                    self.tree.follow(ino, source, version.clone());
+                }
+                continue;
+            };
             let _change = open.change.lock().await;
             let old_id = open.file.id();
             if !(old_id.bucket == from.bucket && old_id.key.starts_with(from.key.prefix())) {

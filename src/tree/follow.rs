@@ -61,6 +61,12 @@ impl Tree {
             .cloned()
     }
 
+    /// The inode of an object.
+    #[must_use]
+    pub fn inode_of(&self, id: &ObjectId) -> Option<Node> {
+        self.table().object(id).filter(|node| !node.gone).cloned()
+    }
+
     /// True when the object has an inode.
     #[must_use]
     pub fn is_known(&self, id: &ObjectId) -> bool {

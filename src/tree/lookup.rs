@@ -185,7 +185,16 @@ impl Tree {
             self.look_for_object(directory, file),
             self.look_for_directory_named(directory, resolved)
         );
+        let link = Link {
+            parent: directory.clone(),
+            name: name.into(),
+        };
         let (object, below) = match (object, below) {
+            (Err(refusal), Ok(None)) if is_refusal(&refusal) => {
+                let Some(file) = file else { return Err(refusal) };
+                let id = object_id(directory, file);
+                return self.look_in_listing(&id, link, refusal).await.map(Some);
+            }
             (Ok(object), Err(denied)) if denied.kind() == ErrorKind::Denied => (object, None),
             // Who may not list is not told either that an object is not there. A path can only be walked if what may be
             // a directory is taken for one.
@@ -205,10 +214,6 @@ impl Tree {
                 (None, Some(found))
             }
             (object, below) => (object?, below?),
-        };
-        let link = Link {
-            parent: directory.clone(),
-            name: name.into(),
         };
         if let Some(below) = below {
             let node = self.settle_directory(&below.place, link, rt::now());
@@ -361,7 +366,37 @@ impl Tree {
                 self.listings.remove(directory, name);
                 Ok(None)
             }
+            Err(error) if is_refusal(&error) => {
+                tracing::debug!(%error, "shown as the file that its listing says it is");
+                Ok(Some(self.settle_seen(
+                    &id,
+                    link,
+                    seen_in_listing(&object, None, at),
+                )))
+            }
             Err(error) => Err(error),
+        }
+    }
+
+    /// The object of a file that may not be looked at, as a listing shows it.
+    async fn look_in_listing(&self, id: &ObjectId, link: Link, refusal: Error) -> Result<Node> {
+        let at = rt::now();
+        let request = ListRequest {
+            bucket: id.bucket.clone(),
+            prefix: id.key.to_string(),
+            by_directory: false,
+            start_after: None,
+            continuation: None,
+            max_keys: 1,
+        };
+        // What sorts first of all that begins with the key.
+        let found = self.client.list(&request).await?.objects.into_iter().next();
+        match found.filter(|object| *object.key == *id.key) {
+            Some(object) => {
+                let seen = seen_in_listing(&page_object(object), None, at);
+                Ok(self.settle_seen(id, link, seen))
+            }
+            None => Err(refusal),
         }
     }
 
@@ -489,6 +524,11 @@ fn unless_denied(error: Error) -> Result<bool> {
         ErrorKind::Denied => Ok(false),
         _ => Err(error),
     }
+}
+
+/// The store answers, and will not tell of this object: it may not be read, or only with a key of somebody else's.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Denied | ErrorKind::Invalid)
 }
 
 /// Small objects whose ETag ends in `-1` may be symlinks: nothing but a look at them tells.

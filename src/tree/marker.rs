@@ -12,6 +12,7 @@
 //! 5. Data under the marker's key is a file of its own, which is never taken for attributes, nor overwritten with them.
 
 use super::Tree;
+use super::lookup::is_refusal;
 use super::node::{DirectoryPlace, Ino, Node, Place};
 use crate::base::attributes::{Attributes, MetadataFormat};
 use crate::base::error::{Error, ErrorKind, Result};
@@ -76,7 +77,7 @@ impl Tree {
     /// A directory with the attributes that its marker carries; anything else as it is.
     ///
     /// # Errors
-    /// What S3 says; a marker that is missing or denied is no error.
+    /// What S3 says; a marker that is missing or refused is no error.
     pub async fn with_attributes(self: &Arc<Self>, node: Node) -> Result<Node> {
         let Place::Directory(place) = &node.place else {
             return Ok(node);
@@ -176,7 +177,7 @@ impl Tree {
                 asked_at = at;
                 Some(info)
             }
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) => None,
+            Err(error) if error.kind() == ErrorKind::NotFound || is_refusal(&error) => None,
             Err(error) => return Err(error),
         };
         let size_bytes = info.as_ref().map_or(0, |info| info.version.size_bytes);

@@ -49,7 +49,8 @@ impl Move {
     }
 
     /// The old name of what gets the name `key`.
-    pub(super) fn origin(&self, key: &str) -> ObjectId {
+    #[must_use]
+    pub fn origin(&self, key: &str) -> ObjectId {
         let rest = &key[self.to.key.prefix().len()..];
         ObjectId::new(
             self.from.bucket.clone(),

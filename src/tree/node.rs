@@ -124,6 +124,8 @@ pub struct Node {
     pub pages_of: Option<ETag>,
     /// The last open of this name met another version than was known.
     pub surprised: bool,
+    /// The inode that had the name before, until somebody else's version took it.
+    pub displaced: Option<Ino>,
     pub(super) lookups: u64,
 }
 

@@ -106,7 +106,11 @@ impl Table {
             Some(ino) if self.may_become(ino, &seen) => ino,
             Some(ino) => {
                 self.detach(ino);
-                self.add_object(id, seen.kind, link.clone(), seen.at, today)
+                let successor = self.add_object(id, seen.kind, link.clone(), seen.at, today);
+                if let Some(node) = self.nodes.get_mut(&successor) {
+                    node.displaced = Some(ino);
+                }
+                successor
             }
             None => self.add_object(id, seen.kind, link.clone(), seen.at, today),
         };
@@ -580,6 +584,7 @@ fn blank(ino: Ino, place: Place, kind: Kind, link: Option<Link>, now: Instant, t
         unlinked: false,
         pages_of: None,
         surprised: false,
+        displaced: None,
         lookups: 0,
     }
 }

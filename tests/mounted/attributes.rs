@@ -3,7 +3,7 @@
 use crate::support::command::{Tool, bash, has_program};
 use crate::support::files;
 use crate::support::store::Store;
-use pailfs::embedded::{Fault, Operation, When};
+use pailfs::embedded::{Fault, Operation, Quirks, When};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -20,6 +20,7 @@ crate::on_the_embedded_store!(
     archives_and_copies_cost_one_request_a_file,
     synchronising_costs_three_requests_a_file,
     a_change_that_fails_is_told_at_fsync,
+    a_mode_set_after_a_directory_rename_stays_where_copies_have_other_tags,
 );
 
 fn mode_of(store: &Store, key: &str) -> Option<String> {
@@ -233,4 +234,19 @@ fn a_change_that_fails_is_told_at_fsync(store: &Store) {
     faults.clear();
     file.sync_all().expect("told once");
     drop(file);
+}
+
+fn a_mode_set_after_a_directory_rename_stays_where_copies_have_other_tags(store: &Store) {
+    store.server().set_quirks(Quirks {
+        opaque_etags: true,
+        ..Quirks::default()
+    });
+    let mount = store.mount().start();
+    let shown = bash(
+        &mount.path(),
+        "mkdir x; echo a > x/f; mv x y; chmod 640 y/f; echo b >> y/f; stat -c %a y/f; cat y/f",
+    );
+    assert_eq!(shown, "640\na\nb\n");
+    mount.unmount();
+    assert_eq!(mode_of(store, "y/f").as_deref(), Some("0100640"));
 }

@@ -3,6 +3,7 @@
 use crate::support::command::bash;
 use crate::support::files;
 use crate::support::store::Store;
+use pailfs::embedded::{Fault, Operation, When};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -16,7 +17,8 @@ crate::on_each_store!(
 crate::on_the_embedded_store!(
     every_key_is_a_file,
     markers_of_others_are_directories,
-    odd_files_can_be_changed
+    odd_files_can_be_changed,
+    what_may_not_be_looked_at_is_listed_as_a_file,
 );
 
 /// Every file below a directory, by its path, with its content.
@@ -182,6 +184,25 @@ fn what_others_change_is_seen(store: &Store) {
     crate::support::wait_until("a deleted object is not listed", || {
         bash(&mount.path(), "ls") == "other\n"
     });
+}
+
+fn what_may_not_be_looked_at_is_listed_as_a_file(store: &Store) {
+    store.bucket.put("d/a", "mine");
+    // By its ETag it may be a symlink.
+    store.bucket.repeat("d/a", 1, "d/refused");
+    let of_it = || When::on_each(&[Operation::Head, Operation::Get]).key("d/refused");
+    let faults = store.server().faults();
+    faults.inject(of_it().for_ever(), Fault::Answer("AccessDenied"));
+    let mount = store.mount().expect_in_log("AccessDenied").start();
+    let shown = bash(
+        &mount.path(),
+        "ls d; ls -l d | grep -c ^-rw; find d -type f | wc -l; stat -c '%F %s' d/refused; cat d/a",
+    );
+    assert_eq!(shown, "a\nrefused\n2\n2\nregular file 4\nmine");
+    // Also where only its name is known.
+    let again = store.mount().expect_in_log("AccessDenied").start();
+    assert_eq!(bash(&again.path(), "stat -c %s d/refused"), "4\n");
+    assert_eq!(files::errno(fs::read(again.join("d/refused"))), libc::EACCES);
 }
 
 fn content_types_follow_the_name(store: &Store) {

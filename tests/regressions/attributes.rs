@@ -3,6 +3,7 @@
 use super::{bytes_of, open, world_with};
 use crate::in_process::{Mount, Options, World};
 use pailfs::embedded::{Fault, Operation, Quirks, When};
+use pailfs::fs::attr::Change;
 use std::time::Duration;
 
 fn mode_of(world: &World, key: &str) -> u32 {
@@ -169,4 +170,67 @@ fn objects_too_large_for_one_copy_are_changed_in_parts_and_conditionally() {
     mount.sleep(Duration::from_secs(30));
     assert_eq!(bytes_of(&world, "f").expect("there"), b"newer");
     assert_eq!(mode_of(&world, "f"), 0o600);
+}
+
+/// The change was made of what had the name then; the newer object has it now, whoever found that out first.
+#[test]
+fn a_change_that_waits_is_made_of_what_took_the_name_meanwhile() {
+    let (world, mount) = world_with("f", b"old");
+    mount.run("look", mount.driver.stat("f")).expect("there");
+    chmod(&mount, "f", 0o600);
+    world.remote.put("f", b"newer");
+    let read = mount.run("read", mount.driver.read_file("f"));
+    assert_eq!(read.expect("read"), b"newer");
+    mount.sleep(Duration::from_secs(30));
+    assert_eq!(mode_of(&world, "f"), 0o600);
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"newer");
+    let stat = mount.run("stat", mount.driver.stat("f")).expect("there");
+    assert_eq!(stat.mode & 0o7777, 0o600);
+}
+
+/// As above, where nobody has looked at the newer object when the mount ends.
+#[test]
+fn a_change_that_waits_is_made_at_the_end_of_what_took_the_name() {
+    let (world, mount) = world_with("f", b"old");
+    chmod(&mount, "f", 0o600);
+    world.remote.put("f", b"newer");
+    let read = mount.run("read", mount.driver.read_file("f"));
+    assert_eq!(read.expect("read"), b"newer");
+    chmod(&mount, "f", 0o640);
+    assert_eq!(mount.unmount(), Vec::<String>::new());
+    assert_eq!(mode_of(&world, "f"), 0o640);
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"newer");
+}
+
+/// Copies have other ETags where objects are encrypted with keys of their own: the inodes go along.
+#[test]
+fn a_mode_that_is_set_after_a_directory_rename_survives_a_write() {
+    let world = World::new(Options::default());
+    world.store.set_quirks(Quirks {
+        opaque_etags: true,
+        ..Quirks::default()
+    });
+    let mount = world.mount();
+    let driver = &mount.driver;
+    mount.run("mkdir", driver.mkdir("x", 0o755)).expect("made");
+    let written = driver.write_file("x/f", libc::O_CREAT, b"a");
+    mount.run("write", written).expect("written");
+    let before = mount.run("stat", driver.stat("x/f")).expect("there");
+    mount
+        .run("rename", driver.rename("x", "y", false))
+        .expect("renamed");
+    // The kernel, which has names cached, does not look the new one up.
+    let change = Change {
+        mode: Some(0o640),
+        ..Change::default()
+    };
+    let changed = mount.run("chmod", mount.fs.set_attributes(before.ino, change, None));
+    changed.expect("changed");
+    let appended = driver.write_file("y/f", libc::O_APPEND, b"b");
+    mount.run("append", appended).expect("appended");
+    let after = mount.run("stat", driver.stat("y/f")).expect("there");
+    assert_eq!((after.ino, after.mode & 0o7777), (before.ino, 0o640));
+    assert_eq!(mount.unmount(), Vec::<String>::new());
+    assert_eq!(mode_of(&world, "y/f"), 0o640);
+    assert_eq!(bytes_of(&world, "y/f").expect("there").len(), 2);
 }

@@ -3,7 +3,7 @@
 use super::{bytes_of, world_with};
 use crate::in_process::{Options, World};
 use pailfs::embedded::{Fault, Operation, When};
-use pailfs::tree::node::ROOT;
+use pailfs::tree::node::{Kind, ROOT};
 
 #[test]
 fn entries_that_were_prepared_and_not_sent_leave_no_inodes() {
@@ -85,4 +85,45 @@ fn an_answer_of_another_length_is_asked_for_again() {
     assert_eq!(bytes_of(&world, "f").expect("there"), b"all of the bytes");
     let read = mount.run("read", mount.driver.read_file("f"));
     assert_eq!(read.as_deref(), Ok(&b"all of the bytes"[..]));
+}
+
+/// What may be a symlink is looked at. Where that is refused it is shown as what the listing says, and all others are too.
+#[test]
+fn an_object_that_may_not_be_looked_at_is_listed_as_a_file() {
+    let world = World::new(Options::default());
+    for key in ["d/a", "d/refused", "d/z"] {
+        world.remote.put_in_parts(key, &[b"small"]);
+    }
+    for refusal in ["AccessDenied", "InvalidRequest"] {
+        let refused = When::on(Operation::Head).key("d/refused").for_ever();
+        let fault = world.store.faults().inject(refused, Fault::Answer(refusal));
+        for with_attributes in [false, true] {
+            let mount = world.mount();
+            let driver = &mount.driver;
+            let listed = mount.run("list", driver.list("d", with_attributes));
+            let listed = listed.expect("listed");
+            assert_eq!(listed.keys().collect::<Vec<_>>(), ["a", "refused", "z"]);
+            assert!(listed.values().all(|kind| *kind == Kind::File));
+            let stat = mount
+                .run("stat", driver.stat("d/refused"))
+                .expect("as it is listed");
+            assert_eq!((stat.kind, stat.size_bytes), (Kind::File, 5));
+            let read = mount.run("read", driver.read_file("d/a"));
+            assert_eq!(read.as_deref(), Ok(&b"small"[..]));
+            // What the bucket refuses it refuses.
+            let changed = mount.run("truncate", driver.truncate("d/refused", 1));
+            assert!(changed.is_err());
+            mount.crash();
+        }
+        world.store.faults().remove(fault);
+    }
+    // A store that does not answer is no refusal.
+    let broken = When::on(Operation::Head).key("d/refused").for_ever();
+    world
+        .store
+        .faults()
+        .inject(broken, Fault::Answer("InternalError"));
+    let mount = world.mount();
+    let listed = mount.run("list", mount.driver.list("d", false));
+    assert_eq!(listed.expect_err("nobody knows what it is"), libc::EIO);
 }
