@@ -4,7 +4,7 @@
 //! 2. A part is sent from memory, so a cell never exceeds the cap that the memory budget sets; beyond the last number
 //!    the grid simply ends, and the writer commits what there is and begins anew behind it.
 //! 3. A changed file has unchanged bytes before the place where writing began. They become copied parts, planned at
-//!    the commit; the numbers before the first cell are kept for them.
+//!    the commit; the numbers before the first cell are kept for them: as many as they need if all of them change too.
 
 use crate::base::limits::{GIB, MIB, UploadLimits};
 use crate::base::object::ByteRange;
@@ -34,7 +34,7 @@ impl PartGrid {
         } else {
             start_bytes.next_multiple_of(MIB)
         };
-        let reserved = origin_bytes.min(UNIFORM_PREFIX_BYTES) / cell_bytes;
+        let reserved = origin_bytes.min(UNIFORM_PREFIX_BYTES).div_ceil(cell_bytes);
         // Half of all numbers at most: the other half is for what is written.
         let reserved = reserved.min(u64::from(limits.max_parts / 2)) as u32;
         Self {
@@ -127,6 +127,9 @@ mod tests {
             // The bytes before the first cell are a lawful part or there are none, and numbers are kept for them.
             let origin = grid.cell(grid.first_number()).expect("a first cell").start;
             prop_assert!(origin == 0 || (origin >= UploadLimits::S3.min_part_bytes && grid.first_number() > 1));
+            // And as many as they need when all of them are sent.
+            let kept = u64::from(grid.first_number() - 1);
+            prop_assert!(kept * 8 * MIB >= origin.min(UNIFORM_PREFIX_BYTES));
         }
     }
 }

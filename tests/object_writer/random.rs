@@ -312,8 +312,13 @@ async fn play(budget_mib: u64, start_bytes: u64, script: Vec<Step>) {
 }
 
 fn explore(cases: u32, start: impl Strategy<Value = u64>, script: impl Strategy<Value = Vec<Step>>) {
+    let times = if std::env::var_os("PAILFS_TEST_LONG").is_some() {
+        20
+    } else {
+        1
+    };
     let config = Config {
-        cases,
+        cases: cases * times,
         max_shrink_iters: 60,
         ..Config::default()
     };
@@ -364,4 +369,18 @@ fn found_a_lost_reply_and_a_look_that_failed_behind_a_write() {
         },
     ];
     run(play(24, 0, script));
+}
+
+#[test]
+fn found_a_changed_beginning_that_needs_more_parts_than_numbers_were_kept_for_it() {
+    let start_bytes = 23 * MIB - 1;
+    let mut script: Vec<Step> = (0..3).map(|_| Step::Append { len: 6 * MIB }).collect();
+    // The parts of what was appended are now only in the upload: their numbers are fixed.
+    script.push(Step::Pressure);
+    script.extend((0..22).map(|mib| Step::Write {
+        at: f64::from(mib) / 41.0,
+        len: MIB / 2,
+    }));
+    script.push(Step::Commit);
+    run(play(24, start_bytes, script));
 }
