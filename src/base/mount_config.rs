@@ -186,6 +186,8 @@ pub struct MountConfig {
     pub cache_dir: PathBuf,
     /// The most that unsent data may take in `state_dir`, beside what is saved when it cannot be sent; `None`: the disk's.
     pub spool_size_bytes: Option<u64>,
+    /// The most that is kept in `state_dir` for open handles of files that were unlinked or replaced.
+    pub keep_open_limit_bytes: u64,
     /// The most that file contents may take in `cache_dir`; `None`: they are not kept there.
     pub cache_size_bytes: Option<u64>,
     /// What mount tables show as the source, and after `fuse.` as the type. No commas in either.

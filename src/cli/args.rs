@@ -227,6 +227,10 @@ pub struct MountArgs {
     /// [default: as much as the disk has]
     #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes, help_heading = "Limits")]
     pub spool_size: Option<u64>,
+    /// How much of files that were unlinked or replaced while they were open may be kept in the state directory, once
+    /// something else takes their name; programs that still read what does not fit get ESTALE [default: 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes, help_heading = "Limits")]
+    pub keep_open_limit: Option<u64>,
 
     #[command(flatten)]
     pub state: StateArgs,

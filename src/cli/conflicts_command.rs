@@ -13,7 +13,7 @@ use crate::cli::foreground::start_log;
 use crate::cli::mount_config;
 use crate::cli::say::{print, read_or_gone};
 use crate::object::budget::Budget;
-use crate::object::file::{FileContext, abort_leftover};
+use crate::object::file::{FileContext, KeepOpen, abort_leftover};
 use crate::rt;
 use crate::s3::types::UploadId;
 use crate::s3::{Client, ClientOptions};
@@ -102,6 +102,7 @@ fn apply_one(
             stall_timeout: mount_config::DEFAULT_STALL_TIMEOUT,
             // It is kept already.
             on_conflict: OnConflict::Fail,
+            keep_open: KeepOpen::new(0),
         });
         conflicts_apply::apply(&context, &kept, force).await
     })?;

@@ -17,7 +17,7 @@ use crate::fs::shutdown::Pending;
 use crate::fs::{Defaults, Fs, FsSettings};
 use crate::fuse;
 use crate::object::budget::Budget;
-use crate::object::file::FileContext;
+use crate::object::file::{FileContext, KeepOpen};
 use crate::rt;
 use crate::s3::types::ListRequest;
 use crate::s3::{Client, ClientOptions, Feature, Support};
@@ -73,6 +73,7 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
         metadata_format: config.metadata_format,
         stall_timeout: config.stall_timeout,
         on_conflict: config.on_conflict,
+        keep_open: KeepOpen::new(config.keep_open_limit_bytes),
     });
     let fs = Fs::new(tree, context, spool, fs_settings(config));
     fs.recover(leftovers).await?;

@@ -6,7 +6,7 @@
 //! 2. A name in the mount table with a comma would inject mount options (fuser joins them with commas): [`table_name`].
 //! 3. The source is the default of that name, and may hold any character: [`default_fsname`].
 
-use crate::base::limits::{MAX_KEY_BYTES, MIB};
+use crate::base::limits::{GIB, MAX_KEY_BYTES, MIB};
 use crate::base::mount_config::{
     Access, EndpointConfig, KernelFlag, MetadataTtl, MountConfig, Source, ViewOf,
 };
@@ -22,6 +22,7 @@ use std::time::Duration;
 
 /// As that of `pailfs url`.
 const DEFAULT_LINK_LIFETIME: Duration = Duration::from_mins(5);
+pub const DEFAULT_KEEP_OPEN_LIMIT_BYTES: u64 = GIB;
 pub const DEFAULT_MEMORY_BYTES: u64 = 256 * MIB;
 /// Below this, a part of the smallest size that S3 accepts would not fit into a quarter of the budget.
 pub const MIN_MEMORY_BYTES: u64 = 32 * MIB;
@@ -103,6 +104,7 @@ pub fn resolve(
         state_dir: environment.state_dir(args.state.state_dir.as_deref())?,
         cache_dir: environment.cache_dir(args.cache_dir.as_deref())?,
         spool_size_bytes: args.spool_size,
+        keep_open_limit_bytes: args.keep_open_limit.unwrap_or(DEFAULT_KEEP_OPEN_LIMIT_BYTES),
         cache_size_bytes: cache_size(args.cache_size)?,
         fsname,
         subtype,
@@ -458,6 +460,7 @@ mod tests {
         );
         assert_eq!(config.mount_point, Path::new("/work-dir/mnt"));
         assert_eq!(config.memory_bytes, 256 << 20);
+        assert_eq!(config.keep_open_limit_bytes, 1 << 30);
         assert_eq!(config.metadata_ttl, MetadataTtl::For(Duration::from_secs(10)));
         assert_eq!(config.stall_timeout, Duration::from_mins(1));
         let access = config.access;
@@ -478,7 +481,7 @@ mod tests {
     fn options_arrive() {
         let config = mount(
             "/mnt --uid backup --gid 7 --umask 027 --allow-other --memory 64M --metadata-ttl forever \
-             --allow-bucket-changes --state-dir s --endpoint-url http://127.0.0.1:9000/ -o suid,ro",
+             --allow-bucket-changes --state-dir s --keep-open-limit 2G --endpoint-url http://127.0.0.1:9000/ -o suid,ro",
         )
         .expect("valid");
         assert_eq!(config.source, Source::AllBuckets);
@@ -495,8 +498,12 @@ mod tests {
         assert_eq!(config.state_dir, Path::new("/work-dir/s"));
         assert_eq!(config.kernel_flags, [KernelFlag::NoDev, KernelFlag::Suid]);
         assert_eq!(
-            (config.memory_bytes, config.metadata_ttl),
-            (64 << 20, MetadataTtl::Forever)
+            (
+                config.memory_bytes,
+                config.metadata_ttl,
+                config.keep_open_limit_bytes
+            ),
+            (64 << 20, MetadataTtl::Forever, 2 << 30)
         );
     }
 

@@ -107,6 +107,7 @@ fn apply_value(name: &str, value: &str, args: &mut MountArgs) -> Result<(), Stri
         "stall_timeout" => args.stall_timeout = Some(parse_duration(value)?),
         "state_dir" => args.state.state_dir = Some(value.into()),
         "spool_size" => args.spool_size = Some(parse_size_bytes(value)?),
+        "keep_open_limit" => args.keep_open_limit = Some(parse_size_bytes(value)?),
         "cache_size" => args.cache_size = Some(parse_size_bytes(value)?),
         "cache_dir" => args.cache_dir = Some(value.into()),
         "log_level" => args.log.log_level = text(),
@@ -250,6 +251,7 @@ fn merge(args: &mut MountArgs, other: MountArgs) {
     fill(&mut args.state.state_dir, other.state.state_dir);
     fill(&mut args.cache_dir, other.cache_dir);
     fill(&mut args.spool_size, other.spool_size);
+    fill(&mut args.keep_open_limit, other.keep_open_limit);
     fill(&mut args.cache_size, other.cache_size);
     fill(&mut args.log.log_level, other.log.log_level);
     fill(&mut args.log.log_file, other.log.log_file);
@@ -279,7 +281,7 @@ mod tests {
             umask=077,endpoint_url=http://127.0.0.1:9000,region=eu-west-1,profile=p,metadata_ttl=forever,memory=64M,\
             capability=put-if-match=ignored,capability=crc32c=refused,state_dir=/s,cache-dir=/c,metadata_format=s3fs,stall_timeout=5s,nodev,nosuid,noexec,noatime,\
             requester_pays,expected_bucket_owner=123456789012,sse=aws:kms,sse_kms_key_id=arn:aws:kms:eu-west-1:1:key/2,sse_c_key_file=/k,\
-            storage_class=STANDARD_IA,acl=bucket-owner-full-control";
+            storage_class=STANDARD_IA,acl=bucket-owner-full-control,keep_open_limit=0";
         let (args, extra) = parse(line).expect("all known");
         assert!(args.allow_other && args.list_virtual_xattrs && !args.read_only);
         assert_eq!(
@@ -309,7 +311,7 @@ mod tests {
             (Some("STANDARD_IA"), Some("123456789012"))
         );
         assert_eq!(requests.sse_c_key_file, Some(PathBuf::from("/k")));
-        assert_eq!(args.memory, Some(64 << 20));
+        assert_eq!((args.memory, args.keep_open_limit), (Some(64 << 20), Some(0)));
         assert_eq!(args.stall_timeout, Some(Duration::from_secs(5)));
         assert_eq!(
             (args.state.state_dir, args.cache_dir),

@@ -192,9 +192,7 @@ impl Fs {
         };
         let deferred = old.deferred_delete.clone().lock_owned().await;
         if deferred.is_some() {
-            // In this order: nothing copies from it any more once its bytes are here.
-            old.file.keep_local().await?;
-            old.file.settle_copies().await?;
+            old.keep_for_handles().await?;
         }
         Ok(Some(Displacing {
             id: id.clone(),

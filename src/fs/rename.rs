@@ -155,8 +155,7 @@ impl Fs {
         if let Some((ino, replaced)) = &replaced {
             self.report_early_commit(*ino, replaced);
             if replaced.is_in_use() {
-                replaced.file.settle_copies().await?;
-                replaced.file.keep_local().await?;
+                replaced.keep_for_handles().await?;
             }
         }
         let target = Target {

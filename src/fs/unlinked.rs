@@ -5,6 +5,7 @@
 //!    its name meanwhile. It is looked at before it is deleted: Last-Modified and the transaction tell ([`Unlinked`]).
 //! 2. A PUT whose reply was lost may be carried out after the unlink. It is looked for, for a while, by its transaction,
 //!    also by the next mount ([`Fs::withdraw`]).
+//! 3. What takes the place of an object that handles read must leave them what they need ([`OpenFile::keep_for_handles`]).
 
 use super::Fs;
 use super::open::OpenFile;
@@ -55,6 +56,23 @@ impl Unlinked {
 pub struct Deferred {
     pub record: RecordId,
     pub object: Unlinked,
+}
+
+impl OpenFile {
+    /// The object is about to go: files that copy from it are committed, and what handles need is kept here.
+    ///
+    /// # Errors
+    /// Why nobody may take its place yet.
+    pub(crate) async fn keep_for_handles(&self) -> Result<()> {
+        self.file.settle_copies().await?;
+        if !self.is_in_use() {
+            // Only the copies needed it.
+            return Ok(());
+        }
+        self.file.keep_for_handles().await?;
+        // What began to copy from it meanwhile: from here on nothing does.
+        self.file.settle_copies().await
+    }
 }
 
 impl Fs {

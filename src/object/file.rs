@@ -7,7 +7,7 @@
 //! 4. The bytes of one request, wherever they are: [`body`].
 //! 5. Commits: one at a time, shared by those who wait, with lost replies resolved and conflicts kept: [`commit`], [`keep`].
 //! 6. Appends of many writers, which all survive: [`appends`].
-//! 7. Copies from other files, which move no data: [`copies`].
+//! 7. Copies from other files, which move no data: [`copies`]; what must be fetched because its object goes: [`local`].
 //! 8. Memory for others: what is in parts is given up at once, the rest goes to the spool in the background: [`relief`].
 //!
 //! Locks: `state` is held for moments only. `committing` is held by whatever may replace the base version; `spooling` by
@@ -19,6 +19,7 @@ mod chunks;
 mod commit;
 mod copies;
 mod keep;
+mod local;
 mod one_shot;
 mod persist;
 mod relief;
@@ -45,6 +46,7 @@ use crate::rt;
 use crate::s3::Client;
 use crate::spool::{RecordId, RecordedBase, Spool, SpoolFile, UnsentFile};
 pub use copies::Hold;
+pub use local::KeepOpen;
 use state::{Base, Persisted, Source, State, Written};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, UNIX_EPOCH};
@@ -65,6 +67,8 @@ pub struct FileContext {
     pub metadata_format: MetadataFormat,
     pub stall_timeout: Duration,
     pub on_conflict: OnConflict,
+    /// For handles of what is not in the bucket any more.
+    pub keep_open: Arc<KeepOpen>,
 }
 
 /// How a file came to be opened for creation.

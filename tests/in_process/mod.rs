@@ -24,7 +24,7 @@ use pailfs::cache::blocks::BlockCache;
 use pailfs::embedded::{Store, StoreOptions};
 use pailfs::fs::{Defaults, Fs, FsSettings};
 use pailfs::object::budget::Budget;
-use pailfs::object::file::FileContext;
+use pailfs::object::file::{FileContext, KeepOpen};
 use pailfs::s3::{Capabilities, Client, ClientOptions, Dialer, StaticCredentials};
 use pailfs::spool::Spool;
 use pailfs::telemetry::Metrics;
@@ -57,6 +57,8 @@ pub struct Options {
     /// Larger objects are copied in parts.
     pub largest_copy_bytes: u64,
     pub on_conflict: OnConflict,
+    /// Of files that are unlinked or replaced while they are open.
+    pub keep_open_limit_bytes: u64,
     /// Limit of the cache of contents on disk; `None` without one.
     pub disk_cache_bytes: Option<u64>,
 }
@@ -70,6 +72,7 @@ impl Default for Options {
             probing: false,
             largest_copy_bytes: 5 << 30,
             on_conflict: OnConflict::Keep,
+            keep_open_limit_bytes: 1 << 30,
             disk_cache_bytes: None,
         }
     }
@@ -202,6 +205,7 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf) -> Arc<Fs>
     let tree = Tree::new(client.clone(), settings, invalidations);
     let context = Arc::new(FileContext {
         on_conflict: options.on_conflict,
+        keep_open: KeepOpen::new(options.keep_open_limit_bytes),
         client,
         budget: Budget::new(options.memory_bytes, options.stall_timeout),
         disk_cache,

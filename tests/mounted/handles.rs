@@ -1,6 +1,6 @@
 //! What open files see: each other, their own version, and nothing that was promised to others.
 
-use crate::support::files;
+use crate::support::files::{self, errno};
 use crate::support::pattern;
 use crate::support::store::Store;
 use std::fs::{self, File, OpenOptions};
@@ -10,6 +10,8 @@ use std::os::unix::fs::FileExt;
 crate::on_each_store!(
     an_unlinked_file_stays_readable,
     a_replaced_file_stays_readable,
+    what_is_too_large_to_keep_makes_no_newer_file_wait,
+    where_the_bucket_keeps_versions_nothing_is_fetched,
     a_file_being_written_is_an_ordinary_file,
     fsync_puts_the_file_into_the_bucket_and_writing_goes_on,
     a_mapped_file_is_written_back,
@@ -69,6 +71,60 @@ fn a_replaced_file_stays_readable(store: &Store) {
     assert!(fs::read(mount.join("file")).expect("read") == new);
     drop(reader);
     assert!(store.bucket.get("file") == new);
+}
+
+fn what_is_too_large_to_keep_makes_no_newer_file_wait(store: &Store) {
+    let (old, small) = (pattern(6_000_000, 1), pattern(1_000_000, 2));
+    for key in ["replaced", "unlinked"] {
+        store.bucket.put(key, old.clone());
+    }
+    store.bucket.put("small", small.clone());
+    let mount = store
+        .mount()
+        .options("--keep-open-limit 2M")
+        .expect_in_log("--keep-open-limit does not allow it")
+        .expect_in_log("operation=\"read\"")
+        .start();
+    let [replaced, unlinked, mut kept] =
+        ["replaced", "unlinked", "small"].map(|name| File::open(mount.join(name)).expect("opened"));
+    files::write(&mount.join("temporary"), b"new").expect("written");
+    fs::rename(mount.join("temporary"), mount.join("replaced")).expect("replaced");
+    fs::remove_file(mount.join("unlinked")).expect("removed");
+    files::write(&mount.join("unlinked"), b"new").expect("written");
+    fs::remove_file(mount.join("small")).expect("removed");
+    files::write(&mount.join("small"), b"new").expect("written");
+    for gone in [replaced, unlinked] {
+        let read = gone.read_exact_at(&mut [0; 1000], 5_000_000);
+        assert_eq!(errno(read), libc::ESTALE);
+    }
+    assert!(read_from_start(&mut kept) == small);
+    drop(kept);
+    mount.unmount();
+    for key in ["replaced", "unlinked", "small"] {
+        assert_eq!(store.bucket.text(key), "new");
+    }
+}
+
+fn where_the_bucket_keeps_versions_nothing_is_fetched(store: &Store) {
+    store.bucket.keep_versions();
+    let old = pattern(6_000_000, 1);
+    for key in ["replaced", "unlinked"] {
+        store.bucket.put(key, old.clone());
+    }
+    let mount = store.mount().options("--keep-open-limit 0").start();
+    let [replaced, unlinked] =
+        ["replaced", "unlinked"].map(|name| File::open(mount.join(name)).expect("opened"));
+    files::write(&mount.join("temporary"), b"new").expect("written");
+    fs::rename(mount.join("temporary"), mount.join("replaced")).expect("replaced");
+    fs::remove_file(mount.join("unlinked")).expect("removed");
+    files::write(&mount.join("unlinked"), b"new").expect("written");
+    for mut file in [replaced, unlinked] {
+        assert!(read_from_start(&mut file) == old);
+    }
+    mount.unmount();
+    for key in ["replaced", "unlinked"] {
+        assert_eq!(store.bucket.text(key), "new");
+    }
 }
 
 fn a_file_being_written_is_an_ordinary_file(store: &Store) {

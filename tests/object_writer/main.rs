@@ -5,6 +5,7 @@ mod conflicts;
 mod copies;
 mod faults;
 mod headers;
+mod keep_open;
 mod random;
 mod small;
 mod spool_limit;
@@ -17,7 +18,7 @@ use pailfs::base::object::{Condition, ObjectHeaders, ObjectId, ObjectInfo, Versi
 use pailfs::base::read_bytes::ReadBytes;
 use pailfs::embedded::{Operation, Server, Store, StoreOptions};
 use pailfs::object::budget::Budget;
-use pailfs::object::file::{Creation, File, FileContext};
+use pailfs::object::file::{Creation, File, FileContext, KeepOpen};
 use pailfs::object::reader::{ReadStream, Reader};
 use pailfs::rt;
 use pailfs::s3::types::{GetRequest, PutRequest};
@@ -34,6 +35,7 @@ const STALL: Duration = Duration::from_secs(20);
 const DEADLINE: Duration = Duration::from_secs(200);
 const BUCKET: &str = "bucket";
 const MIB: u64 = 1 << 20;
+const KEEP_OPEN_LIMIT_BYTES: u64 = 16 * MIB;
 
 struct World {
     server: Server,
@@ -210,6 +212,7 @@ fn context_with(
         metadata_format: MetadataFormat::Aws,
         stall_timeout: STALL,
         on_conflict,
+        keep_open: KeepOpen::new(KEEP_OPEN_LIMIT_BYTES),
     })
 }
 

@@ -16,6 +16,7 @@ impl World {
             metadata_format: MetadataFormat::Aws,
             stall_timeout: STALL,
             on_conflict: OnConflict::Keep,
+            keep_open: context.keep_open.clone(),
         });
     }
 }

@@ -1,6 +1,7 @@
 //! What an unlink may take with it, and what not.
 
 use super::{bytes_of, open, world_with};
+use crate::in_process::driver::Descriptor;
 use crate::in_process::{Mount, Options, World};
 use pailfs::base::attributes::TRANSACTION;
 use pailfs::embedded::{Fault, Operation, When};
@@ -139,4 +140,113 @@ fn the_name_of_an_unlinked_file_that_is_open_can_be_renamed_to_without_replacing
     );
     mount.run("close", driver.close(reading)).expect("closed");
     assert_eq!(bytes_of(&world, "f").expect("still there"), b"new");
+}
+
+/// A mount that keeps nothing for handles, with `f` unlinked while it is open, unread.
+fn unlinked_beyond_the_limit() -> (World, Mount, Descriptor) {
+    let world = World::new(Options {
+        keep_open_limit_bytes: 1 << 20,
+        ..Options::default()
+    });
+    world.remote.put("f", &vec![b'o'; 2 << 20]);
+    let mount = world.mount();
+    let reading = open(&mount, "f", libc::O_RDONLY);
+    mount.run("unlink", mount.driver.unlink("f")).expect("unlinked");
+    (world, mount, reading)
+}
+
+#[test]
+fn what_takes_the_name_of_an_unlinked_file_does_not_wait_for_what_is_too_large_to_keep() {
+    for way in ["write", "rename", "symlink", "rename a directory"] {
+        let (world, mount, reading) = unlinked_beyond_the_limit();
+        let driver = &mount.driver;
+        // It is still there, behind its handle.
+        assert_eq!(
+            mount.run("read", driver.read(&reading, 0, 3)).expect("read"),
+            b"ooo"
+        );
+        match way {
+            "write" => mount
+                .run("write", driver.write_file("f", libc::O_CREAT, b"new"))
+                .expect("written"),
+            "rename" => {
+                world.remote.put("g", b"new");
+                mount
+                    .run("rename", driver.rename("g", "f", false))
+                    .expect("renamed");
+            }
+            "symlink" => mount.run("link", driver.symlink("f", "new")).expect("made"),
+            _ => {
+                world.remote.put("g", b"new");
+                mount.run("mkdir", driver.mkdir("d", 0o755)).expect("made");
+                mount
+                    .run("rename", driver.rename("g", "d/f", false))
+                    .expect("renamed");
+                world.remote.put("e/f", &vec![b'o'; 2 << 20]);
+                let inside = open(&mount, "e/f", libc::O_RDONLY);
+                mount.run("unlink", driver.unlink("e/f")).expect("unlinked");
+                mount
+                    .run("rename", driver.rename("d", "e", false))
+                    .expect("renamed");
+                assert!(bytes_of(&world, "e/f").expect("renamed") == b"new");
+                let read = mount.run("read", driver.read(&inside, 2_000_000, 3));
+                assert_eq!(read, Err(libc::ESTALE), "{way}");
+                mount.run("close", driver.close(inside)).expect("closed");
+                assert!(bytes_of(&world, "e/f").expect("still there") == b"new");
+                continue;
+            }
+        }
+        assert!(bytes_of(&world, "f").expect("there") == b"new", "{way}");
+        let read = mount.run("read", driver.read(&reading, 2_000_000, 3));
+        assert_eq!(read, Err(libc::ESTALE), "{way}");
+        mount.run("close", driver.close(reading)).expect("closed");
+        assert!(bytes_of(&world, "f").expect("still there") == b"new", "{way}");
+    }
+}
+
+#[test]
+fn what_takes_the_name_of_an_open_file_does_not_wait_for_what_is_too_large_or_gone() {
+    for somebody_else_was_faster in [false, true] {
+        let world = World::new(Options {
+            keep_open_limit_bytes: if somebody_else_was_faster {
+                1 << 30
+            } else {
+                1 << 20
+            },
+            ..Options::default()
+        });
+        world.remote.put("f", &vec![b'o'; 2 << 20]);
+        let mount = world.mount();
+        let driver = &mount.driver;
+        let reading = open(&mount, "f", libc::O_RDONLY);
+        mount
+            .run("write", driver.write_file("g", libc::O_CREAT, b"new"))
+            .expect("written");
+        if somebody_else_was_faster {
+            world.remote.put("f", b"theirs");
+        }
+        mount
+            .run("rename", driver.rename("g", "f", false))
+            .expect("renamed");
+        assert!(bytes_of(&world, "f").expect("there") == b"new");
+        let read = mount.run("read", driver.read(&reading, 2_000_000, 3));
+        assert_eq!(read, Err(libc::ESTALE));
+        mount.run("close", driver.close(reading)).expect("closed");
+        assert!(bytes_of(&world, "f").expect("still there") == b"new");
+    }
+}
+
+#[test]
+fn a_new_file_is_stored_where_somebody_else_replaced_the_unlinked_one_that_handles_read() {
+    let (world, mount) = world_with("f", &vec![b'o'; 2 << 20]);
+    let driver = &mount.driver;
+    let reading = open(&mount, "f", libc::O_RDONLY);
+    mount.run("unlink", driver.unlink("f")).expect("unlinked");
+    world.remote.delete("f");
+    mount
+        .run("write", driver.write_file("f", libc::O_CREAT, b"new"))
+        .expect("written");
+    assert!(bytes_of(&world, "f").expect("there") == b"new");
+    mount.run("close", driver.close(reading)).expect("closed");
+    assert!(bytes_of(&world, "f").expect("still there") == b"new");
 }

@@ -16,7 +16,7 @@ use crate::base::object::{Condition, ETag, ObjectHeaders, ObjectId, Version};
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Exit, Failure};
 use crate::fs::open::content_type;
-use crate::object::file::{File, FileContext, abort_leftover};
+use crate::object::file::{File, FileContext, KeepOpen, abort_leftover};
 use crate::rt;
 use crate::s3::Client;
 use crate::spool::Spool;
@@ -118,6 +118,7 @@ async fn put(
         stall_timeout: limits.stall_timeout,
         // What another put there stays: the input is still where it was.
         on_conflict: OnConflict::Keep,
+        keep_open: KeepOpen::new(0),
     });
     let file = File::one_shot(&context, id.clone(), &condition(args), headers, input.attributes);
     let sent = interrupts

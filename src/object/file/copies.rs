@@ -58,6 +58,7 @@ impl State {
                 Backing::Zero => Shared::Zero { len },
                 // Perhaps it was replaced already, by a commit of which nobody knows what became of it.
                 Backing::Source(at) if at.source == SourceId::BASE && self.sealed.is_some() => break,
+                Backing::Source(_) if self.sources_go => break,
                 Backing::Source(at) => {
                     let Some(mut source) = self.source_of(at.source).cloned() else {
                         break;
@@ -242,7 +243,7 @@ impl File {
     fn settle_own(self: Arc<Self>, again: bool) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> {
         Box::pin(async move {
             if self.state().is_unlinked {
-                return self.keep_local().await;
+                return self.keep_for_handles().await;
             }
             let error = match self.commit_everything().await {
                 // A conflict was kept, whole; but what was written since may name the version still.

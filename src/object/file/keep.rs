@@ -1,20 +1,20 @@
-//! Nothing that was written is lost: conflicts, files that cannot be sent now, sources that are about to go, new names.
+//! Nothing that was written is lost: conflicts, files that cannot be sent now, new names.
 //!
 //! 1. A conflict is kept whole where all its bytes can be read; as an upload left open where some are only in its parts;
 //!    as a patch where unchanged bytes came from a version that is gone. Where neither an upload nor a patch says it all,
 //!    both are kept.
 //! 2. What is kept goes to a spool file of its own: the file's own one goes on changing.
-//! 3. What cannot be sent now is recorded for the next mount: [`super::persist`].
+//! 3. What cannot be sent now is recorded for the next mount: [`super::persist`]. What comes from an object that is about to
+//!    go is fetched before: [`super::local`].
 //! 4. An object whose name changes under an upload: parts cannot be moved, so they become an object under the old name, from
 //!    which the next commit copies and which it then deletes.
 
-use super::body::load;
 use super::state::{Base, Source, State};
 use super::{Creation, File, Next, upload};
 use crate::base::attributes::{Attributes, TRANSACTION};
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::extents::{Backing, Extent, SourceId};
+use crate::base::extents::{Backing, SourceId};
 use crate::base::mount_config::OnConflict;
 use crate::base::object::{ByteRange, Condition, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::object::reader::{ReadStream, Reader};
@@ -56,20 +56,6 @@ impl State {
             }
         }
         runs
-    }
-
-    /// The first bytes of the file that come from an object, `max_bytes` at most, with their source.
-    fn next_unchanged(&self, max_bytes: u64) -> Option<(Extent, Source)> {
-        let extent = self
-            .map
-            .iter()
-            .find(|extent| matches!(extent.backing, Backing::Source(_)))?;
-        let Backing::Source(at) = extent.backing else {
-            return None;
-        };
-        let start = extent.range.start;
-        let step = extent.clipped(ByteRange::new(start, start + max_bytes))?;
-        Some((step, self.source_of(at.source)?.clone()))
     }
 }
 
@@ -367,57 +353,6 @@ impl File {
         let extent = self.state().map.at(position);
         let zeroes = extent.filter(|extent| extent.backing == Backing::Zero);
         zeroes.map_or(0, |extent| extent.range.end - position)
-    }
-
-    /// Fetches what still comes from the object into the spool, so that the object may go.
-    ///
-    /// # Errors
-    /// `Stale` when it is gone already; `LocalIo`; what reading says.
-    pub async fn keep_local(&self) -> Result<()> {
-        let _guard = self.committing.lock().await;
-        self.find_unknown_outcome_locked().await?;
-        let step_bytes = self.policy.part_bytes;
-        let _memory = self.context.budget.acquire_for_load(step_bytes).await?;
-        loop {
-            // In a statement of its own: the lock is not held while this waits.
-            let next = self.state().next_unchanged(step_bytes);
-            let Some((extent, source)) = next else {
-                self.state().forget_unused_sources();
-                return Ok(());
-            };
-            let Backing::Source(at) = extent.backing else {
-                return Ok(());
-            };
-            let data = load(&source.reader, at.offset, extent.range.len()).await?;
-            self.place_unchanged(extent, data).await?;
-        }
-    }
-
-    async fn place_unchanged(&self, extent: Extent, data: Vec<u8>) -> Result<()> {
-        let _only_one = self.spooling.lock().await;
-        let file = self.spool_file().await?;
-        let pieces = self.state().spool_pieces(extent.range);
-        let (to, start) = (file.clone(), extent.range.start);
-        let pieces = rt::blocking(move || {
-            for (range, place) in &pieces {
-                let from = (range.start - start) as usize;
-                to.write_at(*place, &data[from..from + range.len() as usize])?;
-            }
-            Ok::<_, Error>(pieces)
-        })
-        .await?;
-        let mut state = self.state();
-        if !state.is_spool(&file) {
-            return Ok(());
-        }
-        for (range, place) in pieces {
-            let expected = extent.backing.advanced(range.start - extent.range.start);
-            state.place(range, |now| {
-                let by = now.range.start - range.start;
-                (now.backing == expected.advanced(by)).then_some(Backing::Spool { offset: place + by })
-            });
-        }
-        Ok(())
     }
 
     /// The file was renamed while it was not in the bucket yet: `base` is the version under the new name that it replaces.

@@ -10,6 +10,7 @@
 
 use super::chunks::ChunkStore;
 use super::copies::Copied;
+use super::local::Kept;
 use super::upload::Upload;
 use super::{Committed, Creation, appends};
 use crate::base::attributes::{Attributes, TRANSACTION};
@@ -131,6 +132,10 @@ pub struct State {
     /// Other versions that bytes come from, until the next commit.
     pub copied: BTreeMap<SourceId, Source>,
     pub last_source: u32,
+    /// They may go at any time: no other file copies from them any more.
+    pub sources_go: bool,
+    /// Of the limit of what is kept for handles.
+    pub kept: Vec<Kept>,
     pub spool: Option<Arc<SpoolFile>>,
     pub persisted: Option<Persisted>,
     /// `pailfs-txn` of a former mount's last attempt: an object that carries it is ours.
@@ -229,6 +234,8 @@ impl State {
             source: None,
             copied: BTreeMap::new(),
             last_source: 0,
+            sources_go: false,
+            kept: Vec::new(),
             spool: None,
             persisted: None,
             former_transaction: None,
@@ -564,6 +571,7 @@ impl State {
         }
         self.settled = self.settled.max(sealed.generation);
         self.source = Some(Source::of(self.id.clone(), reader));
+        self.sources_go = false;
         self.forget_unused_sources();
         self.base = Base::Known(version);
         self.creation = None;
@@ -691,6 +699,7 @@ impl State {
         self.spool = None;
         self.source = None;
         self.copied.clear();
+        self.kept.clear();
         self.settled = self.last_change;
     }
 }
