@@ -59,13 +59,16 @@ impl Fs {
             Err(names::NameError::NoSuchName) => return Err(impossible(name)),
             Err(error) => return Err(Error::new(error.on_creation(), error.to_string())),
         };
-        let Some(key) = resolved.directory.filter(|key| !key.is_partial()) else {
+        let Some(key) = resolved.directory else {
             return Err(impossible(name));
         };
         let place = DirectoryPlace {
             bucket: directory.bucket.clone(),
             key,
         };
+        if place.key.is_partial() {
+            return self.make_partial_directory(&directory, name, &place).await;
+        }
         let attributes = self
             .new_attributes(caller, parent, libc::S_IFDIR | (mode & 0o7777))
             .await?;
@@ -89,6 +92,23 @@ impl Fs {
             .made_directory(&directory, name, &place, version, attributes)?;
         self.tree.count_lookup(node.ino);
         self.touch_directory(&directory);
+        Ok(node)
+    }
+
+    /// A piece of an over-long name: it has no key, and is there as long as the mount, or something in it.
+    async fn make_partial_directory(
+        &self,
+        directory: &DirectoryPlace,
+        name: &str,
+        place: &DirectoryPlace,
+    ) -> Result<Node> {
+        if !self.tree.is_empty(place).await? {
+            self.tree.listings.forget(directory);
+            return Err(Error::new(ErrorKind::Exists, "the directory exists already"));
+        }
+        let node = self.tree.assume_emptied(directory, name, place);
+        self.tree.count_lookup(node.ino);
+        self.touch_directory(directory);
         Ok(node)
     }
 
@@ -279,8 +299,12 @@ impl Fs {
         }
         let displacing = self.displace_hidden(&id, None).await?;
         // Only now: it may have been deleted while this waited.
-        let condition = match self.tree.hidden_version(&id) {
-            Some(hidden) => Condition::Matches(hidden.etag),
+        let replaced = match self.tree.hidden_version(&id) {
+            Some(hidden) => Some(hidden),
+            None => self.tree.marker_for_data(&directory, &id).await?,
+        };
+        let condition = match replaced {
+            Some(replaced) => Condition::Matches(replaced.etag),
             None => Condition::Absent,
         };
         let put = put_special(&self.context, &id, body, &headers, condition).await;
@@ -330,6 +354,11 @@ impl Fs {
     /// A name went from `directory`: its times change, and it may need a marker to go on existing.
     pub(crate) async fn after_removal(self: &Arc<Self>, directory: &DirectoryPlace) {
         self.touch_directory(directory);
+        if directory.key.is_partial() {
+            // As other directories: until it is removed.
+            self.tree.emptied(directory);
+            return;
+        }
         if !self.tree.may_need_marker(directory) || lock(&self.due_markers).contains_key(directory) {
             return;
         }

@@ -10,22 +10,20 @@
 //! 4. What takes a file's name away keeps what its handles need, and must know of all of them: it waits for opens that are
 //!    on their way, and opens that come meanwhile wait for it, to find the name's new file ([`super::gates`]).
 
-use super::readdir::Position;
 use super::unlinked::Deferred;
 use super::{Caller, Fs, Handle};
 use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::limits::{KIB, MIB};
 use crate::base::names::{self, FileRule};
-use crate::base::object::{ByteRange, ObjectHeaders, ObjectId};
+use crate::base::object::{ByteRange, ObjectHeaders, ObjectId, Version};
 use crate::object::file::{Creation, File, Hold};
 use crate::object::reader::{ReadStream, Reader};
 use crate::rt;
 use crate::s3::GetReply;
 use crate::s3::types::GetRequest;
-use crate::tree::directory::DirectoryReader;
 use crate::tree::freshness::Freshness;
-use crate::tree::node::{DirectoryPlace, Ino, Kind, Node, Place};
+use crate::tree::node::{DirectoryPlace, Ino, Kind, Node};
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -146,13 +144,6 @@ pub struct FileHandle {
     pub created: bool,
     /// This handle has written: errors of background commits are its to hear.
     pub wrote: AtomicBool,
-}
-
-pub struct DirectoryHandle {
-    pub ino: Ino,
-    pub place: Option<DirectoryPlace>,
-    pub(super) reader: Option<DirectoryReader>,
-    pub(super) position: Position,
 }
 
 /// What the kernel is told about an open.
@@ -543,7 +534,8 @@ impl Fs {
         let attributes = self
             .new_attributes(caller, parent, libc::S_IFREG | (mode & 0o7777))
             .await?;
-        let file = self.new_file(&id, flags, attributes);
+        let marker = self.tree.marker_for_data(&directory, &id).await?;
+        let file = self.new_file(&id, flags, attributes, marker);
         let node = self.tree.create_local(&directory, name, &id, attributes);
         self.tree.count_lookup(node.ino);
         let open = self.share(node.ino, file);
@@ -561,14 +553,21 @@ impl Fs {
         ))
     }
 
-    fn new_file(&self, id: &ObjectId, flags: i32, attributes: Attributes) -> Arc<File> {
+    /// A file that is to replace `marker`, if there is one.
+    fn new_file(
+        &self,
+        id: &ObjectId,
+        flags: i32,
+        attributes: Attributes,
+        marker: Option<Version>,
+    ) -> Arc<File> {
         let headers = ObjectHeaders {
             content_type: Some(content_type(&id.key)),
             ..ObjectHeaders::default()
         };
-        if let Some(hidden) = self.tree.hidden_version(id) {
-            // The unlinked object of that name is still in the bucket for its handles: it is what this file replaces.
-            return File::truncating(&self.context, id.clone(), hidden, headers, attributes);
+        // The unlinked object of that name is still in the bucket for its handles: it is what this file replaces.
+        if let Some(replaced) = self.tree.hidden_version(id).or(marker) {
+            return File::truncating(&self.context, id.clone(), replaced, headers, attributes);
         }
         let creation = if flags & libc::O_EXCL != 0 {
             Creation::Exclusive
@@ -603,33 +602,6 @@ impl Fs {
             return Err(no_such_name(name));
         }
         Ok((directory, id))
-    }
-
-    /// opendir(3).
-    ///
-    /// # Errors
-    /// `NotDirectory`.
-    pub fn open_directory(&self, ino: Ino) -> Result<u64> {
-        let node = self.tree.node(ino)?;
-        let place = match node.place {
-            Place::Buckets => None,
-            Place::Directory(place) => Some(place),
-            Place::Object(id) => return Err(Error::new(ErrorKind::NotDirectory, "not a directory").on(&id)),
-        };
-        let handle = DirectoryHandle {
-            ino,
-            place,
-            reader: None,
-            position: Position::default(),
-        };
-        self.tree.pin(ino);
-        Ok(self.add_handle(Handle::Directory(Arc::new(tokio::sync::Mutex::new(handle)))))
-    }
-
-    pub fn release_directory(&self, ino: Ino, number: u64) {
-        if self.take_handle(number).is_some() {
-            self.tree.unpin(ino);
-        }
     }
 
     /// The last close of a handle. What a flush could not send is tried again in the background.

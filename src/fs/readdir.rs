@@ -11,14 +11,13 @@
 //!    An entry with attributes has a reference of its own from the moment it is prepared, so that its inode is there when the
 //!    kernel hears of it; those of entries that were not sent are given back ([`Fs::sent_entries`]).
 
-use super::Fs;
 use super::attr::Attr;
-use super::open::DirectoryHandle;
-use crate::base::error::Result;
+use super::{Fs, Handle};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::s3::types::BucketEntry;
 use crate::tree::Listed;
 use crate::tree::directory::{DirectoryReader, Item};
-use crate::tree::node::{Ino, Kind, Node};
+use crate::tree::node::{DirectoryPlace, Ino, Kind, Node, Place};
 use futures_util::stream::{self, StreamExt};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -62,6 +61,13 @@ pub struct Position {
     batch: Batch,
 }
 
+pub struct DirectoryHandle {
+    pub ino: Ino,
+    pub place: Option<DirectoryPlace>,
+    reader: Option<DirectoryReader>,
+    position: Position,
+}
+
 /// One directory entry as the kernel gets it.
 #[derive(Clone, Debug)]
 pub struct DirectoryEntry {
@@ -78,6 +84,33 @@ pub struct DirectoryEntry {
 const DOTS: u64 = 2;
 
 impl Fs {
+    /// opendir(3).
+    ///
+    /// # Errors
+    /// `NotDirectory`.
+    pub fn open_directory(&self, ino: Ino) -> Result<u64> {
+        let node = self.tree.node(ino)?;
+        let place = match node.place {
+            Place::Buckets => None,
+            Place::Directory(place) => Some(place),
+            Place::Object(id) => return Err(Error::new(ErrorKind::NotDirectory, "not a directory").on(&id)),
+        };
+        let handle = DirectoryHandle {
+            ino,
+            place,
+            reader: None,
+            position: Position::default(),
+        };
+        self.tree.pin(ino);
+        Ok(self.add_handle(Handle::Directory(Arc::new(tokio::sync::Mutex::new(handle)))))
+    }
+
+    pub fn release_directory(&self, ino: Ino, number: u64) {
+        if self.take_handle(number).is_some() {
+            self.tree.unpin(ino);
+        }
+    }
+
     /// The entries from `offset` on: at least one unless the directory ends there, about as many as the reader took the last
     /// time. The caller says by [`Fs::sent_entries`] what became of them.
     ///

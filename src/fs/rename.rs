@@ -206,7 +206,7 @@ impl Fs {
         }
         let expected = self.tree.node(node.ino)?.version;
         let displacing = self.displace_hidden(to, open).await?;
-        let condition = self.condition_to_move(to, no_replace);
+        let condition = self.condition_to_move(to, target, no_replace).await?;
         let edited = self.edited_for_move(node, &from, expected.as_ref()).await?;
         let expected_etag = expected.as_ref().map(|version| version.etag.clone());
         let headers = edited.as_ref().map(|edited| edited.headers.clone());
@@ -285,13 +285,14 @@ impl Fs {
         }))
     }
 
-    fn condition_to_move(&self, to: &ObjectId, no_replace: bool) -> Condition {
+    async fn condition_to_move(&self, to: &ObjectId, target: &Target, no_replace: bool) -> Result<Condition> {
+        let marker = self.tree.marker_for_data(&target.directory, to).await?;
         if !no_replace {
-            return Condition::None;
+            return Ok(Condition::None);
         }
         // Nobody sees what is hidden: it was unlinked, and only waits for its handles.
-        let hidden = self.tree.hidden_version(to);
-        hidden.map_or(Condition::Absent, |hidden| Condition::Matches(hidden.etag))
+        let unseen = self.tree.hidden_version(to).or(marker);
+        Ok(unseen.map_or(Condition::Absent, |unseen| Condition::Matches(unseen.etag)))
     }
 
     /// The version that a file which is not committed yet will replace under its new name.
@@ -300,7 +301,7 @@ impl Fs {
             return Ok(Some(hidden));
         }
         let Some(existing) = &target.existing else {
-            return Ok(None);
+            return self.tree.marker_for_data(&target.directory, to).await;
         };
         if existing.local {
             let open = self.files().get(&existing.ino).cloned();

@@ -128,10 +128,11 @@ impl Tree {
     pub async fn is_empty(&self, place: &DirectoryPlace) -> Result<bool> {
         let hidden = {
             let table = self.table();
-            if table.has_local_below(&place.bucket, place.key.prefix()) || table.has_emptied_below(place) {
+            let prefix = place.key.listing_prefix();
+            if table.has_local_below(&place.bucket, &prefix) || table.has_emptied_below(place) {
                 return Ok(false);
             }
-            table.hidden_below(&place.bucket, place.key.prefix()).len()
+            table.hidden_below(&place.bucket, &prefix).len()
         };
         let request = ListRequest {
             bucket: place.bucket.clone(),
@@ -160,6 +161,11 @@ impl Tree {
         name: &str,
         place: &DirectoryPlace,
     ) -> Result<()> {
+        if place.key.is_partial() {
+            // It has no key: its prefix is that of the directory that it is in.
+            self.forget_directory(parent, name, place);
+            return Ok(());
+        }
         match self.client.delete(&Self::marker_id(place), None).await {
             Ok(()) => {}
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Ambiguous) => {}
@@ -322,9 +328,38 @@ impl Tree {
         }
     }
 
+    /// The marker that a file is to replace whose name leads to the directory's own key: a marker is no file, and from now on
+    /// it is not that of the directory. `None` where there is none, or it has data.
+    ///
+    /// # Errors
+    /// What S3 says.
+    pub async fn marker_for_data(&self, place: &DirectoryPlace, id: &ObjectId) -> Result<Option<Version>> {
+        if *id != Self::marker_id(place) {
+            return Ok(None);
+        }
+        let found = self.look_at(id).await?.map(|info| info.version);
+        if let Some(node) = self.table().directory_mut(place) {
+            node.version = None;
+            node.headers = None;
+        }
+        Ok(found.filter(|version| version.size_bytes == 0))
+    }
+
     /// The directory lost its last child and waits for its marker: it exists, whatever the bucket says.
     pub fn emptied(&self, place: &DirectoryPlace) {
         self.table().emptied(place);
+    }
+
+    /// A directory that is there because this mount says so, without anything in the bucket.
+    #[must_use]
+    pub fn assume_emptied(&self, parent: &DirectoryPlace, name: &str, place: &DirectoryPlace) -> Node {
+        let link = super::node::Link {
+            parent: parent.clone(),
+            name: name.into(),
+        };
+        let node = self.settle_directory(place, link, rt::now());
+        self.emptied(place);
+        node
     }
 
     /// From now on the bucket says whether the directory exists.

@@ -262,14 +262,15 @@ impl Tree {
 
     /// The directory, when any key (its marker included) is at or below its prefix.
     async fn look_for_directory(&self, place: &DirectoryPlace) -> Result<Option<Found>> {
+        let prefix = place.key.listing_prefix();
         let request = ListRequest {
             bucket: place.bucket.clone(),
-            prefix: place.key.listing_prefix().into_owned(),
+            prefix: prefix.clone().into_owned(),
             by_directory: false,
             start_after: None,
             continuation: None,
             // One more than the hidden ones, so that something visible is seen if there is anything.
-            max_keys: 1 + self.table().hidden_below(&place.bucket, place.key.prefix()).len() as u32,
+            max_keys: 1 + self.table().hidden_below(&place.bucket, &prefix).len() as u32,
         };
         let page = self.client.list(&request).await?;
         let table = self.table();
@@ -277,7 +278,7 @@ impl Tree {
             .objects
             .iter()
             .any(|object| !table.is_hidden(&ObjectId::new(place.bucket.clone(), object.key.as_str())));
-        let local = table.has_local_below(&place.bucket, place.key.prefix());
+        let local = table.has_local_below(&place.bucket, &prefix);
         let mut objects = page.objects.into_iter();
         let marker = objects.find(|object| object.key == place.key.prefix());
         Ok((visible || local).then(|| Found {
@@ -293,7 +294,8 @@ impl Tree {
         {
             let table = self.table();
             let is_known = table.directory(place).is_some_and(|node| !node.gone);
-            if is_known || table.hidden_below(&place.bucket, place.key.prefix()).is_empty() {
+            let prefix = place.key.listing_prefix();
+            if is_known || table.hidden_below(&place.bucket, &prefix).is_empty() {
                 return Ok(false);
             }
         }

@@ -77,6 +77,10 @@ impl Table {
         self.nodes.get(self.directories.get(place)?)
     }
 
+    pub fn directory_mut(&mut self, place: &DirectoryPlace) -> Option<&mut Node> {
+        self.nodes.get_mut(self.directories.get(place)?)
+    }
+
     /// The number that a lookup of this object would answer now, without making an inode.
     #[must_use]
     pub fn number_of_object(&self, id: &ObjectId) -> Ino {
@@ -338,7 +342,10 @@ impl Table {
         self.emptied.iter().any(|emptied| {
             emptied != place
                 && emptied.bucket == place.bucket
-                && emptied.key.prefix().starts_with(place.key.prefix())
+                && emptied
+                    .key
+                    .listing_prefix()
+                    .starts_with(&*place.key.listing_prefix())
         })
     }
 

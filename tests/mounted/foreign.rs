@@ -17,12 +17,11 @@ crate::on_each_store!(
 crate::on_the_embedded_store!(
     every_key_is_a_file,
     markers_of_others_are_directories,
-    odd_files_can_be_changed,
     what_may_not_be_looked_at_is_listed_as_a_file,
 );
 
 /// Every file below a directory, by its path, with its content.
-fn walk(directory: &Path) -> BTreeMap<String, String> {
+pub fn walk(directory: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![directory.to_owned()];
     while let Some(next) = waiting.pop() {
@@ -130,29 +129,6 @@ fn every_key_is_a_file(store: &Store) {
         fs::read_to_string(again.join(&long_path)).expect("the long one"),
         "long"
     );
-}
-
-fn odd_files_can_be_changed(store: &Store) {
-    store.bucket.put("dir/", "data of the marker");
-    store.bucket.put("both", "a file");
-    store.bucket.put("both/inside", "another");
-    store.bucket.put("a//b", "empty component");
-    let mount = store.mount().start();
-    bash(
-        &mount.path(),
-        r"
-        echo more >> 'dir/~%'
-        echo more >> '~%both'
-        mv 'a/~%%2F/b' plain
-        cp plain 'a/copy'
-        rm both/inside
-        ",
-    );
-    assert_eq!(store.bucket.text("dir/"), "data of the markermore\n");
-    assert_eq!(store.bucket.text("both"), "a filemore\n");
-    assert_eq!(store.bucket.text("plain"), "empty component");
-    assert_eq!(store.bucket.find("a//b"), None);
-    mount.unmount();
 }
 
 fn markers_of_others_are_directories(store: &Store) {

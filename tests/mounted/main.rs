@@ -25,6 +25,7 @@ mod full_disk;
 mod handles;
 mod heads;
 mod interop;
+mod keys;
 mod killed;
 mod large;
 mod log;
