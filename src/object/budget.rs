@@ -3,7 +3,8 @@
 //! Difficulties, and who solves each:
 //! 1. Nobody overtakes: who waits is served in order of arrival, and [`Budget::try_acquire`] takes nothing while somebody
 //!    waits. So a large claim is not starved by small ones.
-//! 2. Memory that is held only because it may be useful is given back at once when it is short ([`Reclaim::reclaim`]);
+//! 2. Memory that is held only because it may be useful is given back at once when it is short ([`Reclaim::reclaim`]), first
+//!    what matters least to anybody ([`Need`]);
 //!    memory that holds the only copy of something needs work first (an upload, a write to the spool), which is begun
 //!    in the background ([`Reclaim::relieve`]). Neither is called while a lock of the budget is held.
 //! 3. What cannot be freed now may be freeable a moment later without the budget being told: who waits asks again, every
@@ -13,6 +14,7 @@
 //! 5. Touching fresh memory costs more than filling it: buffers of the usual size are kept for the next user, inside the
 //!    budget, and are the first to go.
 
+use super::sharing::Sharing;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::rt;
 use std::collections::VecDeque;
@@ -36,8 +38,11 @@ pub struct Budget {
     stall_timeout: Duration,
     state: Mutex<State>,
     reclaimers: Mutex<Vec<Weak<dyn Reclaim>>>,
+    /// Whom to ask first the next time.
+    turn: AtomicUsize,
     loads: Arc<Semaphore>,
     waiting_loads: AtomicUsize,
+    sharing: Sharing,
 }
 
 #[derive(Default)]
@@ -82,12 +87,21 @@ pub struct LoadPermit {
     _lane: OwnedSemaphorePermit,
 }
 
+/// What memory is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Reading ahead, which can be left: what was fetched ahead for others and not read yet is worth as much.
+    Ahead,
+    /// Somebody waits.
+    Now,
+}
+
 /// Something that can give memory back when others wait for it: clean blocks of a reader, uploaded chunks of a writer.
 pub trait Reclaim: Send + Sync {
     /// Frees at least `wanted_bytes` if it can, by dropping permits; returns what it freed. Never blocks.
     ///
     /// Is called on the thread that claims memory: so nobody claims memory while holding a lock that this takes.
-    fn reclaim(&self, wanted_bytes: u64) -> u64;
+    fn reclaim(&self, wanted_bytes: u64, need: Need) -> u64;
 
     /// Begins to free memory that needs work first; returns how much is on its way. Never blocks; by default nothing.
     fn relieve(&self, _wanted_bytes: u64) -> u64 {
@@ -105,8 +119,10 @@ impl Budget {
             stall_timeout,
             state: Mutex::default(),
             reclaimers: Mutex::default(),
+            turn: AtomicUsize::new(0),
             loads: Arc::new(Semaphore::new(load_units as usize)),
             waiting_loads: AtomicUsize::new(0),
+            sharing: Sharing::new(limit_bytes),
         })
     }
 
@@ -120,14 +136,28 @@ impl Budget {
         state.used_bytes - state.kept_bytes()
     }
 
+    /// How the readers of this memory get on with each other.
+    pub fn sharing(&self) -> &Sharing {
+        &self.sharing
+    }
+
     /// Without waiting; asks reclaimers first. `None` also while others wait.
     pub fn try_acquire(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
+        self.try_acquire_for(bytes, Need::Now)
+    }
+
+    /// The same, but takes nothing away from others who read ahead.
+    pub fn try_acquire_ahead(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
+        self.try_acquire_for(bytes, Need::Ahead)
+    }
+
+    fn try_acquire_for(self: &Arc<Self>, bytes: u64, need: Need) -> Option<Permit> {
         let short_bytes = match self.take(bytes) {
             Ok(permit) => return Some(permit),
             Err(Taken::InTurn) => return None,
             Err(Taken::Short(short_bytes)) => short_bytes,
         };
-        if bytes > self.limit_bytes || self.reclaim(short_bytes) == 0 {
+        if bytes > self.limit_bytes || self.reclaim(short_bytes, need) == 0 {
             return None;
         }
         self.take(bytes).ok()
@@ -211,7 +241,7 @@ impl Budget {
             }
         };
         if short_bytes > 0 {
-            let left = short_bytes.saturating_sub(self.reclaim(short_bytes));
+            let left = short_bytes.saturating_sub(self.reclaim(short_bytes, Need::Now));
             self.relieve(left);
         }
     }
@@ -294,8 +324,14 @@ impl Budget {
         self.hand_out(due);
     }
 
-    fn reclaim(&self, wanted_bytes: u64) -> u64 {
-        self.ask(wanted_bytes, |reclaimer, bytes| reclaimer.reclaim(bytes))
+    fn reclaim(&self, wanted_bytes: u64, need: Need) -> u64 {
+        let ask =
+            |wanted_bytes, need| self.ask(wanted_bytes, |reclaimer, bytes| reclaimer.reclaim(bytes, need));
+        let freed_bytes = ask(wanted_bytes, Need::Ahead);
+        match need {
+            Need::Ahead => freed_bytes,
+            Need::Now => freed_bytes + ask(wanted_bytes.saturating_sub(freed_bytes), Need::Now),
+        }
     }
 
     fn relieve(&self, wanted_bytes: u64) {
@@ -306,7 +342,11 @@ impl Budget {
         if wanted_bytes == 0 {
             return 0;
         }
-        let reclaimers: Vec<_> = self.reclaimers().iter().filter_map(Weak::upgrade).collect();
+        let mut reclaimers: Vec<_> = self.reclaimers().iter().filter_map(Weak::upgrade).collect();
+        // Not always the same one loses what it has.
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let first = turn.checked_rem(reclaimers.len()).unwrap_or(0);
+        reclaimers.rotate_left(first);
         let mut given_bytes = 0;
         for reclaimer in reclaimers {
             if given_bytes >= wanted_bytes {
@@ -446,7 +486,7 @@ mod tests {
     struct Holder(Mutex<Vec<Permit>>);
 
     impl Reclaim for Holder {
-        fn reclaim(&self, wanted_bytes: u64) -> u64 {
+        fn reclaim(&self, wanted_bytes: u64, _need: Need) -> u64 {
             let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let mut freed = 0;
             while freed < wanted_bytes {

@@ -3,4 +3,5 @@ pub mod budget;
 pub mod file;
 pub mod outcome;
 pub mod reader;
+pub mod sharing;
 pub mod special;

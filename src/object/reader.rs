@@ -16,6 +16,7 @@ mod piece;
 mod pieces;
 
 use super::budget::{Budget, Reclaim};
+use super::sharing::Owner;
 use crate::base::error::{ErrorKind, Result};
 use crate::base::object::{ByteRange, ObjectId, Version};
 use crate::base::read_bytes::ReadBytes;
@@ -25,7 +26,7 @@ use crate::s3::{Client, GetReply};
 use disk::Disk;
 use fetch::Source;
 use piece::{Held, Waited};
-use pieces::{Followed, Owner, Pieces};
+use pieces::{Followed, Pieces};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -54,6 +55,8 @@ struct StreamState {
     number: u64,
     /// The reader that the history's plans were sent to.
     pieces: Weak<Pieces>,
+    /// Where its runs have shares.
+    budget: Weak<Budget>,
 }
 
 impl Reader {
@@ -200,26 +203,35 @@ impl ReadStream {
         if !std::ptr::eq(state.pieces.as_ptr(), Arc::as_ptr(pieces)) {
             former = state.pieces.upgrade();
             state.pieces = Arc::downgrade(pieces);
+            state.budget = Arc::downgrade(&pieces.source().budget);
             state.history.forget_plans();
         }
         if state.number == 0 {
             state.number = next_stream_number();
         }
         let number = state.number;
+        let (source, limits) = (pieces.source(), pieces.limits());
+        let sharing = source.budget.sharing();
+        let now = sharing.conditions();
         let plan = state
             .history
-            .plan(request, pieces.source().version.size_bytes, pieces.limits());
+            .plan(request, source.version.size_bytes, limits, &now);
         drop(state);
         if let Some(former) = former {
             former.give_up(|owner| owner.stream == number);
         }
         if !plan.retired.is_empty() {
-            pieces.give_up(|owner| owner.stream == number && plan.retired.contains(&owner.run));
+            let has_left = |owner: Owner| owner.stream == number && plan.retired.contains(&owner.run);
+            pieces.give_up(has_left);
+            sharing.left(has_left);
         }
         let owner = Owner {
             stream: number,
             run: plan.run,
         };
+        if plan.wanted_bytes > 0 {
+            sharing.wants(owner, plan.wanted_bytes);
+        }
         (plan, owner)
     }
 
@@ -240,10 +252,17 @@ impl ReadStream {
 impl Drop for ReadStream {
     fn drop(&mut self) {
         let state = self.state();
-        let number = state.number;
-        if let Some(pieces) = state.pieces.upgrade() {
-            drop(state);
-            pieces.give_up(|owner| owner.stream == number);
+        let is_ours = {
+            let number = state.number;
+            move |owner: Owner| owner.stream == number
+        };
+        let (pieces, budget) = (state.pieces.upgrade(), state.budget.upgrade());
+        drop(state);
+        if let Some(pieces) = pieces {
+            pieces.give_up(is_ours);
+        }
+        if let Some(budget) = budget {
+            budget.sharing().left(is_ours);
         }
     }
 }

@@ -5,18 +5,31 @@
 //!    loops take requests): a request that starts within a few request lengths of a run's end belongs to the run
 //!    ([`Run::distance`]).
 //! 2. One handle may carry several streams (threads, a database's files, interleaved `pread`s): each is a [`Run`]; the
-//!    least useful run makes room for a new one ([`History::start_run`]).
-//! 3. Fetching ahead must be earned: the window is twice what was read in sequence, so that at any time at most two
+//!    least useful run makes room for a new one ([`History::start_run`]). What is read backwards, or at equal distances,
+//!    is found among the requests that continue no run ([`stride`]).
+//! 3. Fetching ahead must be earned: the window is at most twice what was read in sequence, so that at any time at most two
 //!    thirds of the data fetched for a run were fetched in vain; a first request earns nothing
-//!    ([`Run::window_bytes`]).
-//! 4. Repeated or backward reads must not look like progress: only the extent of a run counts, and only a request
-//!    that moves the run's end forward asks for more ([`History::plan`]).
-//! 5. Memory may be short: when read-ahead was refused, or taken away before it was read, the run's window is
-//!    halved and regrows by what is read ([`History::denied`], [`History::lost`]).
-//! 6. A run that was left must not keep its data: it is retired after [`IDLE_REQUESTS`] requests elsewhere.
+//!    ([`Run::earned_bytes`]).
+//! 4. How much of what was earned is of use depends on the reader and on the way to the store: what its pace takes during
+//!    the time that a GET takes, twice ([`link`]); a slow reader, or a near store, needs little memory.
+//! 5. Repeated reads must not look like progress: only the extent of a run counts, and only a request that moves the run's
+//!    end forward asks for more ([`History::plan`]).
+//! 6. Memory may be short: each run of a mount keeps to its share ([`shares`]), and when read-ahead was refused nevertheless,
+//!    or taken away before it was read, the run's window is halved and regrows by what is read ([`History::denied`],
+//!    [`History::lost`]).
+//! 7. A run that was left must not keep its data: it is retired after [`IDLE_REQUESTS`] requests elsewhere.
+
+pub mod link;
+pub mod shares;
+mod stride;
+#[cfg(test)]
+mod tests;
 
 use crate::base::limits::{KIB, MIB};
 use crate::base::object::ByteRange;
+use link::{Link, Pace};
+use std::time::Duration;
+use stride::{Reach, Stride};
 
 /// A run accepts requests that start up to this many request lengths after its end: the kernel keeps a few in flight.
 const REORDERED_REQUESTS: u64 = 4;
@@ -28,7 +41,8 @@ const MAX_RUNS: usize = 8;
 const IDLE_REQUESTS: u64 = 16;
 /// The smallest window, and the smallest GET of it: below this a request's fixed cost outweighs its data.
 const MIN_WINDOW_BYTES: u64 = 256 * KIB;
-/// Each window is divided into this many GETs, so that several are in flight and the oldest is complete early.
+/// Each window is divided into this many GETs, so that several are in flight and the oldest is complete early. So many of
+/// the longest are worth their memory whatever the link: fewer long GETs cost less than many short ones.
 const GETS_PER_WINDOW: u64 = 4;
 
 /// What bounds the plans, fixed for a mount.
@@ -43,18 +57,44 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The limits for a memory budget: windows up to 64 MiB in GETs of up to 8 MiB, and at most a quarter of the budget
-    /// for one run; random reads are rounded to 64 KiB.
+    /// The limits for a memory budget: at most half of it for one run, in GETs of up to 8 MiB; random reads are rounded to
+    /// 64 KiB.
     #[must_use]
     pub fn for_budget(budget_bytes: u64) -> Self {
-        let max_window_bytes = (budget_bytes / 4).min(64 * MIB);
         let round_bytes = (64 * KIB).min(power_of_two_below(budget_bytes / 8));
         Self {
-            max_window_bytes,
-            max_get_bytes: (8 * MIB).min(max_window_bytes.max(round_bytes)),
+            max_window_bytes: budget_bytes / 2,
+            max_get_bytes: (8 * MIB).min((budget_bytes / 4).max(round_bytes)),
             round_bytes,
         }
     }
+
+    /// How much a reader of this pace can make use of.
+    fn useful_bytes(&self, bytes_per_s: u64, link: &Link) -> u64 {
+        link.bytes_on_the_way(bytes_per_s, self.max_get_bytes)
+            .unwrap_or(0)
+            .max(GETS_PER_WINDOW * self.max_get_bytes)
+            .min(self.max_window_bytes)
+    }
+
+    /// The length of GETs of a window that is limited to a share.
+    fn get_bytes(&self, window_bytes: u64, share_bytes: u64) -> u64 {
+        let shortest = MIN_WINDOW_BYTES.min(share_bytes / 2).max(self.round_bytes);
+        (window_bytes / GETS_PER_WINDOW)
+            .max(shortest)
+            .min(self.max_get_bytes)
+            .max(1)
+    }
+}
+
+/// What plans depend on besides the reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Conditions {
+    /// Now, measured from any moment, always the same.
+    pub at: Duration,
+    pub link: Link,
+    /// So much of the memory that is for reading ahead may one run have.
+    pub share_bytes: u64,
 }
 
 /// The largest power of two that is not above `value` (1 for 0).
@@ -64,7 +104,7 @@ pub fn power_of_two_below(value: u64) -> u64 {
 }
 
 /// Names a run within its [`History`]; never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId(u64);
 
 /// What should be in memory or on its way, once a request has come.
@@ -73,10 +113,12 @@ pub struct Plan {
     pub run: RunId,
     /// The request, rounded outwards. Never beyond the end of the object.
     pub demand: ByteRange,
-    /// What should be fetched ahead beyond what former plans of this run said; it begins at or after `demand`'s end.
-    pub ahead: ByteRange,
+    /// What should be fetched ahead beyond what former plans of this run said, in the order in which it will be needed.
+    pub ahead: Vec<ByteRange>,
     /// The length that GETs should have where there is enough to fetch.
     pub get_bytes: u64,
+    /// What the run would fetch ahead if it had all the memory.
+    pub wanted_bytes: u64,
     /// What former plans of this run fetched ahead of its reader: if some of it is missing now, it was lost.
     pub expected: ByteRange,
     /// Runs whose data that was fetched ahead is no longer wanted.
@@ -87,6 +129,9 @@ pub struct Plan {
 #[derive(Debug, Default)]
 pub struct History {
     runs: Vec<Run>,
+    /// The pattern that requests follow which continue no run, and what may become another one.
+    pattern: Option<Stride>,
+    candidate: Option<Stride>,
     requests: u64,
     runs_begun: u64,
 }
@@ -101,8 +146,10 @@ struct Run {
     longest_request_bytes: u64,
     /// Up to here plans were made.
     planned_until: u64,
-    /// The window's limit, lowered while memory is short.
+    /// The window of the last plan that asked for more, and its limit, lowered while memory is short.
+    window_bytes: u64,
     cap_bytes: u64,
+    pace: Pace,
     /// The number of its last request in the handle's history.
     last_request: u64,
     retired: bool,
@@ -110,38 +157,84 @@ struct Run {
 
 impl History {
     /// Notes a request (not empty, not beyond `size_bytes`) and says what should be in flight.
-    pub fn plan(&mut self, request: ByteRange, size_bytes: u64, limits: &Limits) -> Plan {
+    pub fn plan(&mut self, request: ByteRange, size_bytes: u64, limits: &Limits, now: &Conditions) -> Plan {
         debug_assert!(!request.is_empty() && request.end <= size_bytes);
         self.requests += 1;
         let mut retired = Vec::new();
-        let index = match self.run_of(request) {
-            Some(index) => index,
-            None => self.start_run(request, limits, &mut retired),
-        };
+        let known = self.run_of(request);
+        let is_next = known.is_some_and(|index| self.runs[index].is_continued_by(request));
+        let goes_back = known.is_none_or(|index| request.start < self.runs[index].start);
+        if !is_next && self.is_of_pattern(request, goes_back, now.at, &mut retired) {
+            self.retire_idle(&mut retired);
+            if let Some(pattern) = &mut self.pattern {
+                return pattern_plan(pattern, request, size_bytes, limits, now, retired);
+            }
+        }
+        let index = known.unwrap_or_else(|| self.start_run(request, limits, &mut retired));
         self.retire_idle(&mut retired);
 
         let run = &mut self.runs[index];
         let expected = ByteRange::new(run.end, run.planned_until.max(run.end));
-        let advances = run.extend(request, self.requests, limits);
+        let advances = run.extend(request, self.requests, limits, now.at);
         let demand = round_outwards(request, limits.round_bytes, size_bytes);
-        let window_bytes = if advances { run.window_bytes() } else { 0 };
-        let get_bytes = (window_bytes / GETS_PER_WINDOW)
-            .max(MIN_WINDOW_BYTES)
-            .min(limits.max_get_bytes)
-            .max(1);
+        let wanted_bytes = run.wanted_bytes(limits, &now.link);
+        let window_bytes = if advances {
+            wanted_bytes.min(run.cap_bytes).min(now.share_bytes)
+        } else {
+            0
+        };
+        if advances {
+            run.window_bytes = window_bytes;
+        }
+        let get_bytes = limits.get_bytes(window_bytes, now.share_bytes);
         let ahead = run.ahead(demand, window_bytes, get_bytes, size_bytes);
         run.planned_until = run.planned_until.max(ahead.end).max(demand.end);
         Plan {
             run: run.id,
             demand,
-            ahead,
+            ahead: if ahead.is_empty() { Vec::new() } else { vec![ahead] },
             get_bytes,
+            wanted_bytes,
             expected,
             retired,
         }
     }
 
-    /// There was no memory to fetch ahead from `offset` on: later plans will ask for it again, with a smaller window.
+    /// True when `request` is the next element of the pattern, or has just made one. `goes_back`: it continues no run.
+    fn is_of_pattern(
+        &mut self,
+        request: ByteRange,
+        goes_back: bool,
+        at: Duration,
+        retired: &mut Vec<RunId>,
+    ) -> bool {
+        if let Some(pattern) = &mut self.pattern {
+            if pattern.takes(request, self.requests, at) {
+                return true;
+            }
+            if pattern.grows(request) {
+                return false;
+            }
+        }
+        if !goes_back {
+            return false;
+        }
+        let Some(candidate) = &mut self.candidate else {
+            self.runs_begun += 1;
+            self.candidate = Some(Stride::begin(RunId(self.runs_begun), request, self.requests));
+            return false;
+        };
+        candidate.take(request, self.requests, at);
+        if !candidate.is_pattern() {
+            return false;
+        }
+        let former = std::mem::replace(&mut self.pattern, self.candidate.take());
+        retired.extend(former.map(|former| former.id));
+        true
+    }
+
+    /// There was no memory to fetch ahead from `offset` on: later plans will ask for it again, with a smaller window. Of a
+    /// pattern it is fetched when it is asked for.
     pub fn denied(&mut self, run: RunId, offset: u64) {
         if let Some(run) = self.runs.iter_mut().find(|candidate| candidate.id == run) {
             run.planned_until = run.planned_until.min(offset.max(run.end));
@@ -161,11 +254,9 @@ impl History {
         for run in &mut self.runs {
             run.planned_until = run.end;
         }
-    }
-
-    /// All runs, for giving up what they had fetched ahead.
-    pub fn runs(&self) -> impl Iterator<Item = RunId> + '_ {
-        self.runs.iter().map(|run| run.id)
+        if let Some(pattern) = &mut self.pattern {
+            pattern.forget_plans();
+        }
     }
 
     fn run_of(&self, request: ByteRange) -> Option<usize> {
@@ -194,7 +285,9 @@ impl History {
             end: request.start,
             longest_request_bytes: 0,
             planned_until: request.start,
+            window_bytes: 0,
             cap_bytes: limits.max_window_bytes,
+            pace: Pace::default(),
             last_request: self.requests,
             retired: false,
         });
@@ -202,12 +295,45 @@ impl History {
     }
 
     fn retire_idle(&mut self, retired: &mut Vec<RunId>) {
+        let is_idle = |last_request: u64| self.requests - last_request > IDLE_REQUESTS;
         for run in &mut self.runs {
-            if run.is_sequential() && !run.retired && self.requests - run.last_request > IDLE_REQUESTS {
+            if run.is_sequential() && !run.retired && is_idle(run.last_request) {
                 run.retire();
                 retired.push(run.id);
             }
         }
+        if let Some(left) = self.pattern.take_if(|pattern| is_idle(pattern.last_request)) {
+            retired.push(left.id);
+        }
+    }
+}
+
+/// The plan for a request that is the newest element of `pattern`.
+fn pattern_plan(
+    pattern: &mut Stride,
+    request: ByteRange,
+    size_bytes: u64,
+    limits: &Limits,
+    now: &Conditions,
+    retired: Vec<RunId>,
+) -> Plan {
+    let useful_bytes = limits.useful_bytes(pattern.bytes_per_s(), &now.link);
+    let wanted_bytes = pattern.earned_bytes().max(MIN_WINDOW_BYTES).min(useful_bytes);
+    let window_bytes = wanted_bytes.min(now.share_bytes);
+    let get_bytes = limits.get_bytes(window_bytes, now.share_bytes);
+    let reach = Reach {
+        window_bytes,
+        get_bytes,
+        size_bytes,
+    };
+    Plan {
+        run: pattern.id,
+        demand: round_outwards(request, limits.round_bytes, size_bytes),
+        ahead: pattern.ahead(reach, limits),
+        get_bytes,
+        wanted_bytes,
+        expected: ByteRange::new(request.end, request.end),
+        retired,
     }
 }
 
@@ -224,13 +350,20 @@ impl Run {
         (distance <= longest.saturating_mul(tolerated)).then_some(distance)
     }
 
+    /// True for the very next request of a run of several.
+    fn is_continued_by(&self, request: ByteRange) -> bool {
+        self.is_sequential() && request.start == self.end
+    }
+
     /// Adds a request to the run; true when the run's end moved forward.
-    fn extend(&mut self, request: ByteRange, number: u64, limits: &Limits) -> bool {
+    fn extend(&mut self, request: ByteRange, number: u64, limits: &Limits, at: Duration) -> bool {
         let advances = request.end > self.end;
         if self.retired {
             self.retired = false;
             self.start = request.start;
         }
+        self.pace
+            .note(at, request.end.saturating_sub(self.end), self.window_bytes);
         self.start = self.start.min(request.start);
         self.end = self.end.max(request.end);
         self.longest_request_bytes = self.longest_request_bytes.max(request.len());
@@ -251,15 +384,17 @@ impl Run {
         self.extent_bytes() > self.longest_request_bytes
     }
 
-    fn window_bytes(&self) -> u64 {
+    fn earned_bytes(&self) -> u64 {
         if self.is_sequential() {
-            self.extent_bytes()
-                .saturating_mul(2)
-                .max(MIN_WINDOW_BYTES)
-                .min(self.cap_bytes)
+            self.extent_bytes().saturating_mul(2).max(MIN_WINDOW_BYTES)
         } else {
             0
         }
+    }
+
+    fn wanted_bytes(&self, limits: &Limits, link: &Link) -> u64 {
+        self.earned_bytes()
+            .min(limits.useful_bytes(self.pace.bytes_per_s(), link))
     }
 
     /// The part of the window that is not planned yet, in whole GETs except at the end of the object; empty while it is
@@ -275,7 +410,7 @@ impl Run {
     }
 
     fn shrink(&mut self) {
-        self.cap_bytes = (self.window_bytes() / 2).max(MIN_WINDOW_BYTES.min(self.cap_bytes));
+        self.cap_bytes = (self.window_bytes / 2).max(MIN_WINDOW_BYTES.min(self.cap_bytes));
     }
 
     /// Where it was is remembered; that it was sequential has to be shown again.
@@ -283,6 +418,7 @@ impl Run {
         self.retired = true;
         self.start = self.end;
         self.planned_until = self.end;
+        self.pace = Pace::default();
     }
 }
 
@@ -321,249 +457,4 @@ fn round_outwards(range: ByteRange, round_bytes: u64, size_bytes: u64) -> ByteRa
         .unwrap_or(size_bytes)
         .min(size_bytes);
     ByteRange::new(start, end)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::limits::GIB;
-    use proptest::prelude::*;
-
-    const LIMITS: Limits = Limits {
-        max_window_bytes: 64 * MIB,
-        max_get_bytes: 8 * MIB,
-        round_bytes: 64 * KIB,
-    };
-
-    fn request(offset: u64, len: u64, size_bytes: u64) -> ByteRange {
-        ByteRange::new(offset, (offset + len).min(size_bytes))
-    }
-
-    /// Reads `[from, from + total)` in steps and returns the last plan's reach beyond the reader.
-    fn read_on(history: &mut History, from: u64, total: u64, step: u64, size_bytes: u64) -> u64 {
-        let mut reach = 0;
-        let mut offset = from;
-        let mut planned_until = 0;
-        while offset < from + total {
-            let plan = history.plan(request(offset, step, size_bytes), size_bytes, &LIMITS);
-            planned_until = planned_until.max(plan.ahead.end).max(plan.demand.end);
-            offset += step;
-            reach = planned_until - offset.min(size_bytes);
-        }
-        reach
-    }
-
-    #[test]
-    fn a_first_request_fetches_only_itself() {
-        let plan = History::default().plan(request(10 * MIB + 5, 4096, GIB), GIB, &LIMITS);
-        assert_eq!(plan.demand, ByteRange::new(10 * MIB, 10 * MIB + 64 * KIB));
-        assert!(plan.ahead.is_empty());
-    }
-
-    #[test]
-    fn reading_the_same_block_again_and_again_fetches_nothing_ahead() {
-        let mut history = History::default();
-        for _ in 0..1_000 {
-            assert!(history.plan(request(0, 4096, GIB), GIB, &LIMITS).ahead.is_empty());
-        }
-    }
-
-    #[test]
-    fn reading_backwards_fetches_nothing_ahead() {
-        let mut history = History::default();
-        for block in (0..1_000).rev() {
-            let plan = history.plan(request(block * 128 * KIB, 128 * KIB, GIB), GIB, &LIMITS);
-            assert!(plan.ahead.is_empty(), "at block {block}: {plan:?}");
-        }
-    }
-
-    #[test]
-    fn the_tail_of_the_object_is_fetched_in_one_go_however_short() {
-        let size = 600 * KIB;
-        let mut history = History::default();
-        history.plan(request(0, 128 * KIB, size), size, &LIMITS);
-        let plan = history.plan(request(128 * KIB, 128 * KIB, size), size, &LIMITS);
-        assert_eq!(plan.ahead, ByteRange::new(256 * KIB, size));
-        assert!(
-            history
-                .plan(request(256 * KIB, 128 * KIB, size), size, &LIMITS)
-                .ahead
-                .is_empty()
-        );
-    }
-
-    #[test]
-    fn a_run_that_was_left_is_retired_and_starts_small_when_it_goes_on() {
-        let mut history = History::default();
-        read_on(&mut history, 0, 64 * MIB, MIB, GIB);
-        let run = history.runs().next();
-        let mut retired = Vec::new();
-        for n in 0..=IDLE_REQUESTS {
-            retired.extend(
-                history
-                    .plan(request(500 * MIB + n * 9 * MIB, 4096, GIB), GIB, &LIMITS)
-                    .retired,
-            );
-        }
-        assert_eq!(retired, run.into_iter().collect::<Vec<_>>());
-        assert!(
-            history
-                .plan(request(64 * MIB, MIB, GIB), GIB, &LIMITS)
-                .ahead
-                .is_empty()
-        );
-        assert!(
-            history
-                .plan(request(65 * MIB, MIB, GIB), GIB, &LIMITS)
-                .ahead
-                .len()
-                <= 4 * MIB
-        );
-    }
-
-    #[test]
-    fn refused_memory_shrinks_the_window_and_reading_regrows_it() {
-        let mut history = History::default();
-        read_on(&mut history, 0, 128 * MIB, MIB, GIB);
-        let run = history.runs().next().expect("a run was begun");
-        history.denied(run, 0);
-        let plan = history.plan(request(128 * MIB, MIB, GIB), GIB, &LIMITS);
-        assert!(plan.ahead.end <= 129 * MIB + 33 * MIB, "{plan:?}");
-        assert!(
-            plan.ahead.start == 129 * MIB,
-            "what was refused is asked for again: {plan:?}"
-        );
-        let reach = read_on(&mut history, 129 * MIB, 128 * MIB, MIB, GIB);
-        assert!(reach >= 64 * MIB - LIMITS.max_get_bytes, "{reach}");
-    }
-
-    #[test]
-    fn tiny_budgets_have_usable_limits() {
-        for budget_bytes in [0, 1, 4096, 100_000, MIB, GIB] {
-            let limits = Limits::for_budget(budget_bytes);
-            assert!(limits.round_bytes.is_power_of_two());
-            assert!(limits.max_get_bytes >= 1);
-            History::default().plan(ByteRange::new(0, 1), 1, &limits);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn dividing_loses_nothing_and_keeps_to_the_lengths(
-            start in 0..GIB,
-            len in 1..100 * MIB,
-            get_exponent in 18..24u32,
-            piece_exponent in 12..21u32,
-        ) {
-            let range = ByteRange::new(start, start + len);
-            let (get_bytes, piece_bytes) = (1u64 << get_exponent, 1u64 << piece_exponent);
-            let gets = divide(range, get_bytes, piece_bytes);
-            let mut next = start;
-            for get in &gets {
-                prop_assert!(!get.is_empty());
-                let get_len: u64 = get.iter().map(ByteRange::len).sum();
-                prop_assert!(get_len <= get_bytes + get_bytes / 2 + 2 * piece_bytes);
-                for piece in get {
-                    prop_assert!(piece.start == next && piece.len() <= piece_bytes && !piece.is_empty());
-                    prop_assert!(piece.end % piece_bytes == 0 || piece.end == range.end);
-                    next = piece.end;
-                }
-            }
-            prop_assert_eq!(next, range.end);
-        }
-
-        #[test]
-        fn plans_stay_inside_the_object_and_the_cap(
-            size_bytes in 1..4 * GIB,
-            budget_bytes in 64 * KIB..GIB,
-            reads in prop::collection::vec((any::<u64>(), 1..MIB, 0..20u64), 1..60),
-        ) {
-            let limits = Limits::for_budget(budget_bytes);
-            let mut history = History::default();
-            for (place, len, repeats) in reads {
-                let mut offset = place % size_bytes;
-                for _ in 0..=repeats {
-                    let request = request(offset, len, size_bytes);
-                    let plan = history.plan(request, size_bytes, &limits);
-                    prop_assert!(plan.demand.start <= request.start && request.end <= plan.demand.end);
-                    prop_assert!(plan.demand.len() <= request.len() + 2 * limits.round_bytes);
-                    prop_assert!(plan.demand.end <= plan.ahead.start);
-                    prop_assert!(plan.ahead.is_empty() || plan.ahead.end <= size_bytes);
-                    prop_assert!(plan.ahead.is_empty() || plan.ahead.end <= request.end + limits.max_window_bytes);
-                    prop_assert!(plan.get_bytes <= limits.max_get_bytes);
-                    if request.end == size_bytes { break }
-                    offset = request.end;
-                }
-            }
-        }
-
-        #[test]
-        fn sequential_reads_reach_the_largest_window(step in 4 * KIB..2 * MIB, from in 0..GIB) {
-            let mut history = History::default();
-            let size_bytes = 4 * GIB;
-            let reach = read_on(&mut history, from, 96 * MIB, step, size_bytes);
-            prop_assert!(reach + LIMITS.max_get_bytes + LIMITS.round_bytes >= LIMITS.max_window_bytes, "{reach}");
-        }
-
-        #[test]
-        fn random_reads_fetch_what_was_asked_for(
-            places in prop::collection::btree_set(0..2_000u64, 2..100),
-            seed in any::<u64>(),
-        ) {
-            // Distinct places further apart than what counts as reordering, in a random order.
-            let mut places: Vec<u64> = places.into_iter().collect();
-            places.sort_by_key(|place| place.wrapping_add(seed).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-            let mut history = History::default();
-            for place in places {
-                let plan = history.plan(request(place * MIB + 777, 100 * KIB, 4 * GIB), 4 * GIB, &LIMITS);
-                prop_assert!(plan.ahead.is_empty());
-                prop_assert!(plan.demand.len() <= 100 * KIB + 2 * LIMITS.round_bytes);
-            }
-        }
-
-        #[test]
-        fn reordered_requests_are_still_one_run(
-            len in prop::sample::select(vec![128 * KIB, 256 * KIB, MIB]),
-            swaps in prop::collection::vec(0..3usize, 200),
-        ) {
-            let mut order: Vec<u64> = (0..200).collect();
-            for (index, swap) in swaps.iter().enumerate() {
-                let other = (index + swap).min(order.len() - 1);
-                // At most three places from where it belongs.
-                if order[index].abs_diff(other as u64) <= 3 && order[other].abs_diff(index as u64) <= 3 {
-                    order.swap(index, other);
-                }
-            }
-            let mut history = History::default();
-            let mut reach = 0;
-            for block in &order {
-                reach = reach.max(history.plan(request(block * len, len, GIB), GIB, &LIMITS).ahead.end);
-            }
-            prop_assert_eq!(history.runs().count(), 1, "{:?}", order);
-            let read = 200 * len;
-            prop_assert!(reach >= read + (2 * read).min(LIMITS.max_window_bytes) / 2, "{}", reach);
-        }
-
-        #[test]
-        fn interleaved_streams_each_get_their_window(
-            streams in 2..=MAX_RUNS as u64,
-            turns in prop::collection::vec(any::<u64>(), 3_000),
-        ) {
-            let mut history = History::default();
-            let mut positions: Vec<u64> = (0..streams).map(|n| n * 4 * GIB).collect();
-            let mut reach = vec![0; positions.len()];
-            let size_bytes = 64 * GIB;
-            for (turn, draw) in turns.iter().enumerate() {
-                // Every other request takes its turn, so that no stream is idle for long.
-                let stream = (if turn % 2 == 0 { turn as u64 / 2 } else { *draw } % streams) as usize;
-                let plan = history.plan(request(positions[stream], MIB, size_bytes), size_bytes, &LIMITS);
-                positions[stream] += MIB;
-                reach[stream] = plan.ahead.end.max(reach[stream]);
-                prop_assert!(plan.retired.is_empty());
-            }
-            for (position, reach) in positions.iter().zip(&reach) {
-                prop_assert!(reach - position >= LIMITS.max_window_bytes - LIMITS.max_get_bytes - MIB);
-            }
-        }
-    }
 }

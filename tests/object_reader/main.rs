@@ -1,5 +1,6 @@
 //! The reader, with the real client, over HTTP, against the embedded server.
 
+mod ahead;
 mod disk;
 
 use pailfs::base::checksum::Crc32c;

@@ -108,7 +108,10 @@ impl Wanted {
 
 enum Source {
     Body(Box<BodyReader>),
-    Parallel { reader: Arc<Reader>, stream: ReadStream },
+    Parallel {
+        reader: Arc<Reader>,
+        stream: Box<ReadStream>,
+    },
 }
 
 /// One version of an object, or a part of it, from its first byte to its last.
@@ -162,7 +165,7 @@ impl Download {
         } else {
             Source::Parallel {
                 reader: Reader::from_reply(client.clone(), budget, None, id.clone(), reply),
-                stream: ReadStream::default(),
+                stream: Box::default(),
             }
         };
         Ok(Self {

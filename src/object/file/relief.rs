@@ -16,7 +16,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extents::{Backing, ChunkId, Extent, ExtentMap};
 use crate::base::limits::UploadLimits;
 use crate::base::object::ByteRange;
-use crate::object::budget::{Permit, Reclaim};
+use crate::object::budget::{Need, Permit, Reclaim};
 use crate::rt;
 use crate::spool::SpoolFile;
 use bytes::Bytes;
@@ -33,7 +33,7 @@ const BANK_BYTES: u64 = UploadLimits::S3.max_object_bytes;
 const BANKS: [u64; 3] = [0, 1, 2];
 
 impl Reclaim for File {
-    fn reclaim(&self, wanted_bytes: u64) -> u64 {
+    fn reclaim(&self, wanted_bytes: u64, _need: Need) -> u64 {
         self.state().evict(wanted_bytes)
     }
 

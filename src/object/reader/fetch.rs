@@ -13,6 +13,8 @@ use super::piece::{Filler, Piece};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::{ByteRange, ObjectId, Version};
 use crate::object::budget::Budget;
+use crate::plan::readahead::link::GetSeen;
+use crate::rt;
 use crate::s3::types::GetRequest;
 use crate::s3::{BodyReader, Client};
 use bytes::Bytes;
@@ -75,9 +77,18 @@ async fn fetch(source: &Source, pieces: &[Arc<Piece>]) -> Result<()> {
         if_match: Some(source.version.etag.clone()),
         version_id: source.version.version_id.clone(),
     };
+    let begun = rt::now();
     let mut reply = source.client.get(&request).await?;
     check(&source.version, range, &reply.info.version, reply.range)?;
-    fill(source, &mut reply.body, pieces, true).await
+    let answered = rt::now();
+    if fill(source, &mut reply.body, pieces, true).await? {
+        source.budget.sharing().note_get(&GetSeen {
+            first_byte: answered - begun,
+            body: rt::now() - answered,
+            bytes: range.len(),
+        });
+    }
+    Ok(())
 }
 
 /// `Stale` when the answer is of another version than the `wanted` one, `Corrupt` when it is another range.
@@ -95,8 +106,14 @@ fn check(wanted: &Version, asked: ByteRange, got: &Version, answered: ByteRange)
     Ok(())
 }
 
-/// Fills the pieces from the beginning of `body`; with `to_its_end` the body must end where the last piece does.
-async fn fill(source: &Source, body: &mut BodyReader, pieces: &[Arc<Piece>], to_its_end: bool) -> Result<()> {
+/// Fills the pieces from the beginning of `body`; with `to_its_end` the body must end where the last piece does. False when
+/// nobody wanted the rest any more.
+async fn fill(
+    source: &Source,
+    body: &mut BodyReader,
+    pieces: &[Arc<Piece>],
+    to_its_end: bool,
+) -> Result<bool> {
     let mut chunk = Bytes::new();
     // Such bodies are small ones.
     let mut unverified = Vec::new();
@@ -131,10 +148,10 @@ async fn fill(source: &Source, body: &mut BodyReader, pieces: &[Arc<Piece>], to_
         }
         if piece.is_fetch_over() {
             // The rest, if there is any, was given up: it is not worth reading.
-            break;
+            return Ok(index + 1 == pieces.len());
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 async fn next(body: &mut BodyReader) -> Result<Bytes> {

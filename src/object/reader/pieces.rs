@@ -9,7 +9,8 @@
 //!    whatever nobody is about to read can be taken away, arrived or not ([`Pieces::reclaim`]). A read holds one
 //!    piece at a time.
 //! 3. Fetching ahead must not take away what was fetched ahead: with little memory, streams would fetch the same data
-//!    again and again, each at the expense of the others ([`without_taking_unread`]).
+//!    again and again, each at the expense of the others ([`Need`]). What was fetched for somebody who does not read is
+//!    an exception.
 //! 4. What was read is kept briefly, for repeated and overtaken reads, but the kernel's page cache keeps it longer:
 //!    the oldest goes when a bound is reached ([`State::trim`]), and its memory, still warm and still covered by
 //!    its permit, is used for the next piece ([`State::spares`]).
@@ -20,13 +21,13 @@ use super::fetch::{self, Source};
 use super::piece::{Fetch, Grant, Held, Piece};
 use crate::base::limits::{KIB, MIB};
 use crate::base::object::ByteRange;
-use crate::object::budget::Reclaim;
-use crate::plan::readahead::{self, Limits, Plan, RunId};
+use crate::object::budget::{Need, Reclaim};
+use crate::object::sharing::Owner;
+use crate::plan::readahead::{self, Limits, Plan};
 use crate::rt;
 use crate::s3::BodyReader;
 use crate::s3::silence;
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Longest piece: long enough that its bookkeeping costs nothing, short enough to be given back soon.
@@ -40,13 +41,6 @@ const KEEP_READ_BYTES: u64 = 32 * MIB;
 const SPARED_PIECES: usize = 8;
 /// Buffers kept for the next pieces: as many as one long GET has.
 const MAX_SPARES: usize = 8;
-
-/// A run of one stream: on whose behalf a piece was fetched ahead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
-    pub stream: u64,
-    pub run: RunId,
-}
 
 /// How it went to follow a plan, for the history it was made from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,16 +123,16 @@ impl Pieces {
             let mut state = self.state();
             let mut gaps = state.gaps(plan.demand, &mut failed);
             followed.lost = gaps.iter().any(|gap| overlaps(*gap, plan.expected));
-            if !plan.ahead.is_empty() {
-                for gap in state.gaps(plan.ahead, &mut failed) {
+            state.adopt(plan.demand, owner);
+            for ahead in &plan.ahead {
+                for gap in state.gaps(*ahead, &mut failed) {
                     match gaps.last_mut() {
                         Some(last) if last.end == gap.start => last.end = gap.end,
                         _ => gaps.push(gap),
                     }
                 }
+                state.adopt(*ahead, owner);
             }
-            state.adopt(plan.demand, owner);
-            state.adopt(plan.ahead, owner);
             (state.hold(at, request.end), gaps)
         };
         drop(failed);
@@ -276,13 +270,13 @@ impl Pieces {
             } else {
                 None
             };
-            let acquire = || self.source.budget.try_acquire(range.len()).map(Grant::new);
             let grant = spare.or_else(|| {
-                if is_needed && grants.is_empty() {
-                    acquire()
+                let permit = if is_needed && grants.is_empty() {
+                    self.source.budget.try_acquire(range.len())
                 } else {
-                    without_taking_unread(acquire)
-                }
+                    self.source.budget.try_acquire_ahead(range.len())
+                };
+                permit.map(Grant::new)
             });
             match grant {
                 Some(grant) => grants.push(grant),
@@ -366,10 +360,14 @@ impl Pieces {
 
 impl Reclaim for Pieces {
     /// Takes, in this order: spare buffers, what was read to its end, what was read in part (each the oldest
-    /// first), what was fetched ahead (what is farthest from the beginning first). Never what somebody is about to
+    /// first), what was fetched ahead (the newest first: it is what will be needed last). Never what somebody is about to
     /// read.
-    fn reclaim(&self, wanted_bytes: u64) -> u64 {
+    fn reclaim(&self, wanted_bytes: u64, need: Need) -> u64 {
         let mut freed_bytes = 0;
+        let idle = match need {
+            Need::Ahead => self.source.budget.sharing().idle(),
+            Need::Now => HashSet::new(),
+        };
         let (spares, removed) = {
             let mut state = self.state();
             let mut spares = Vec::new();
@@ -380,12 +378,7 @@ impl Reclaim for Pieces {
             }
             let mut removed = Vec::new();
             if freed_bytes < wanted_bytes {
-                let taking = if FETCHING_AHEAD.get() {
-                    Taking::Read
-                } else {
-                    Taking::Anything
-                };
-                for start in state.by_uselessness(taking) {
+                for start in state.by_uselessness(need, &idle) {
                     let Some(slot) = state.slots.remove(&start) else {
                         continue;
                     };
@@ -528,9 +521,12 @@ impl State {
     }
 
     /// The starts of all pieces whose memory can be taken away, the most useless first.
-    fn by_uselessness(&self, taking: Taking) -> Vec<u64> {
+    /// Reading ahead takes only what was read, except the newest pieces that were read in part (streams are in the middle of
+    /// them), and what was fetched for the `idle`.
+    fn by_uselessness(&self, need: Need, idle: &HashSet<Owner>) -> Vec<u64> {
+        let is_idle = |slot: &Slot| slot.owner.is_some_and(|owner| idle.contains(&owner));
         let can_go = |slot: &Slot| {
-            let is_spared = taking == Taking::Read && slot.used == Used::NotYet;
+            let is_spared = need == Need::Ahead && slot.used == Used::NotYet && !is_idle(slot);
             !is_spared && !slot.piece.is_held() && slot.piece.is_granted()
         };
         let mut candidates: Vec<_> = self
@@ -539,7 +535,7 @@ impl State {
             .filter(|(_, slot)| can_go(slot))
             .map(|(start, slot)| {
                 let age = if slot.used == Used::NotYet {
-                    u64::MAX - start
+                    u64::MAX - slot.last_use
                 } else {
                     slot.last_use
                 };
@@ -547,37 +543,21 @@ impl State {
             })
             .collect();
         candidates.sort_unstable();
-        if taking == Taking::Read {
+        if need == Need::Ahead {
+            let is_in_part = |((used, _), _): &((Used, u64), u64)| *used == Used::InPart;
             let in_part = candidates
                 .iter()
-                .filter(|((used, _), _)| *used == Used::InPart)
+                .filter(|candidate| is_in_part(candidate))
                 .count();
-            candidates.truncate(candidates.len() - in_part.min(SPARED_PIECES));
+            let mut left = in_part.saturating_sub(SPARED_PIECES);
+            candidates.retain(|candidate| {
+                let goes = !is_in_part(candidate) || left > 0;
+                left = left.saturating_sub(usize::from(is_in_part(candidate)));
+                goes
+            });
         }
         candidates.into_iter().map(|(_, start)| start).collect()
     }
-}
-
-/// What may be taken away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Taking {
-    /// Whatever nobody is about to read: somebody waits for the memory.
-    Anything,
-    /// What was read, except the newest pieces that were read in part (streams are in the middle of them).
-    Read,
-}
-
-thread_local! {
-    /// True while this thread asks the budget for memory to fetch ahead.
-    static FETCHING_AHEAD: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs `acquire`, which asks all reclaimers on this thread before it returns, so that they keep what is not read yet.
-fn without_taking_unread<T>(acquire: impl FnOnce() -> T) -> T {
-    FETCHING_AHEAD.set(true);
-    let result = acquire();
-    FETCHING_AHEAD.set(false);
-    result
 }
 
 fn contains(range: ByteRange, at: u64) -> bool {
