@@ -5,12 +5,12 @@ use super::unlinked::{Deferred, Unlinked};
 use super::{Fs, lock};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::ObjectId;
-use crate::object::file::Committed;
+use crate::object::file::{Committed, Owner};
 use crate::rt;
 use crate::s3::silence;
 use crate::tree::node::{Ino, Kind};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Between two background attempts to send what a close could not send.
@@ -75,13 +75,7 @@ impl Fs {
         self.tree.lost_to_another(ino);
     }
 
-    /// Tells the tree of a commit that happened on the way.
-    pub(crate) fn report_early_commit(&self, ino: Ino, open: &OpenFile) {
-        if let Some(committed) = open.file.take_committed() {
-            self.committed(ino, committed);
-        }
-    }
-
+    /// The object of the inode's content is this version now.
     fn committed(&self, ino: Ino, committed: Committed) {
         if committed.rebased.is_some() {
             self.tree.content_moved(ino);
@@ -93,13 +87,27 @@ impl Fs {
             ..
         } = committed;
         self.edits.forget_failure(ino);
+        if let Ok(node) = self.tree.node(ino) {
+            if node.unlinked {
+                let open = self.files().get(&ino).cloned();
+                if let Some(open) = open {
+                    *lock(&open.committed_unlinked) = Some(version.etag.clone());
+                }
+            } else if let Some(id) = node.object()
+                && let Some(owner) = self.tree.hidden_owner(id)
+                && !node.gone
+            {
+                // What was unlinked is replaced: it does not hide what has its name now.
+                self.tree.unhide(id, owner);
+            }
+        }
         self.tree.committed(ino, version, attributes, headers);
     }
 
-    /// Commits one inode's content and tells the tree.
+    /// Commits one inode's content.
     pub(crate) async fn commit(self: &Arc<Self>, ino: Ino, open: &Arc<OpenFile>) -> Result<()> {
         if !open.file.is_dirty() {
-            self.report_early_commit(ino, open);
+            open.file.tell();
             return Ok(());
         }
         let _change = open.change.lock().await;
@@ -120,10 +128,12 @@ impl Fs {
         self.absorb_edit(ino, Kind::File, open);
         let displacing = self.displace_hidden(&open.file.id(), Some(open)).await?;
         match open.file.commit().await {
-            Ok(None) => Ok(()),
-            Ok(Some(committed)) => {
-                self.committed(ino, committed);
-                self.displaced(displacing).await;
+            Ok(_) => {
+                // Nothing is sent where a commit on the way has sent it all.
+                let is_displaced = |displacing: &Displacing| {
+                    self.tree.hidden_owner(&displacing.id) != Some(displacing.owner)
+                };
+                self.displaced(displacing.filter(is_displaced)).await;
                 Ok(())
             }
             Err(error) => {
@@ -222,6 +232,36 @@ impl Displacing {
     /// The object that still has the name.
     pub(crate) fn unlinked(&self) -> Option<&Unlinked> {
         self.deferred.as_ref().map(|deferred| &deferred.object)
+    }
+}
+
+/// What a content tells of its commits.
+pub(super) struct Commits {
+    /// Contents have these, and the filesystem has the contents.
+    fs: Weak<Fs>,
+    ino: Ino,
+}
+
+impl Commits {
+    pub(super) fn of(fs: &Arc<Fs>, ino: Ino) -> Self {
+        Self {
+            fs: Arc::downgrade(fs),
+            ino,
+        }
+    }
+}
+
+impl Owner for Commits {
+    fn committing(&self, is_under_way: bool) {
+        if let Some(fs) = self.fs.upgrade() {
+            fs.tree.committing(self.ino, is_under_way);
+        }
+    }
+
+    fn committed(&self, committed: Committed) {
+        if let Some(fs) = self.fs.upgrade() {
+            fs.committed(self.ino, committed);
+        }
     }
 }
 

@@ -185,7 +185,7 @@ impl Fs {
         open.wait_closed(RELEASE_GRACE).await;
         let _change = open.change.lock().await;
         // The commit that was running may have changed what is known.
-        self.report_early_commit(node.ino, open);
+        open.file.tell();
         let node = self.tree.node(node.ino)?;
         let Some(id) = node.object().cloned() else {
             return Ok(());

@@ -16,7 +16,7 @@ use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::limits::{KIB, MIB};
 use crate::base::names::{self, FileRule};
-use crate::base::object::{ByteRange, ObjectHeaders, ObjectId, Version};
+use crate::base::object::{ByteRange, ETag, ObjectHeaders, ObjectId, Version};
 use crate::object::file::{Creation, File, Hold};
 use crate::object::reader::{ReadStream, Reader};
 use crate::rt;
@@ -53,6 +53,8 @@ pub struct OpenFile {
     pub deferred_delete: Arc<tokio::sync::Mutex<Option<Deferred>>>,
     /// What was written here lost against somebody else's version: every writer is told.
     pub lost: Mutex<Option<Error>>,
+    /// What it was committed as after its object was unlinked, because bytes were needed that were only in parts.
+    pub committed_unlinked: Mutex<Option<ETag>>,
 }
 
 impl OpenFile {
@@ -76,6 +78,7 @@ impl OpenFile {
             users: AtomicU32::new(0),
             deferred_delete: Arc::default(),
             lost: Mutex::new(None),
+            committed_unlinked: Mutex::new(None),
         })
     }
 
@@ -207,12 +210,8 @@ impl Fs {
         if open.file.is_dirty() || node.unlinked {
             return Ok(true);
         }
-        // A commit whose news is still on its way: what the bucket has is no surprise. Not while it takes the name of an
-        // unlinked object, which it must be seen to replace.
-        let hides = node.object().and_then(|id| self.tree.hidden_owner(id));
-        if hides.is_none() {
-            self.report_early_commit(node.ino, open);
-        }
+        // A commit whose news is still on its way: what the bucket has is no surprise.
+        open.file.tell();
         self.is_current(&self.tree.node(node.ino)?).await
     }
 
@@ -424,6 +423,7 @@ impl Fs {
         let mut files = self.files();
         let open = files.entry(ino).or_insert_with(|| {
             self.tree.pin(ino);
+            file.belongs_to(Arc::new(super::commit::Commits::of(self, ino)));
             OpenFile::new(file)
         });
         self.claim_of(ino, open)

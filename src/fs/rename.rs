@@ -152,8 +152,8 @@ impl Fs {
             guards.push(content.change.lock().await);
         }
         let node = self.tree.node(node.ino)?;
-        if let Some((ino, replaced)) = &replaced {
-            self.report_early_commit(*ino, replaced);
+        if let Some((_, replaced)) = &replaced {
+            replaced.file.tell();
             if replaced.is_in_use() {
                 replaced.keep_for_handles().await?;
             }
@@ -185,16 +185,17 @@ impl Fs {
         };
         if let (Some(open), true) = (open, node.local) {
             let replaces = self.version_to_replace(to, target).await?;
-            open.file.rename(to.clone(), replaces).await?;
-            self.moved(node, target, to);
-            // Nobody will close it again when nobody has it open.
-            if !open.is_in_use() {
-                self.commit_later(node.ino);
-            } else if no_replace {
-                // The bucket decides before this returns.
-                return self.commit_locked(node.ino, open).await;
+            if open.file.rename_unsent(to.clone(), replaces).await? {
+                self.moved(node, target, to);
+                // Nobody will close it again when nobody has it open.
+                if !open.is_in_use() {
+                    self.commit_later(node.ino);
+                } else if no_replace {
+                    // The bucket decides before this returns.
+                    return self.commit_locked(node.ino, open).await;
+                }
+                return Ok(());
             }
-            return Ok(());
         }
         if let Some(open) = open
             && open.file.is_dirty()
@@ -518,19 +519,21 @@ impl Fs {
             if !(old_id.bucket == from.bucket && old_id.key.starts_with(from.key.prefix())) {
                 continue;
             }
-            self.report_early_commit(ino, &open);
-            let base = open.file.base_version();
-            let copied = arrived
-                .get(&old_id)
-                .filter(|(source, _)| base.as_ref().is_some_and(|base| base.etag == *source))
-                .map(|(_, version)| version.clone());
-            let base = match base {
-                Some(base) if copied.is_some() || !self.tree.is_local(ino) => base,
-                _ => {
-                    open.file.rename(id, None).await?;
-                    continue;
-                }
+            open.file.tell();
+            let copied_of = |base: &Version| {
+                let copied = arrived.get(&old_id).filter(|(source, _)| base.etag == *source);
+                copied.map(|(_, version)| version.clone())
             };
+            let is_copied = open.file.base_version().as_ref().and_then(copied_of).is_some();
+            let is_unsent = !is_copied && self.tree.is_local(ino);
+            if is_unsent && open.file.rename_unsent(id.clone(), None).await? {
+                continue;
+            }
+            let Some(base) = open.file.base_version() else {
+                open.file.rename(id, None).await?;
+                continue;
+            };
+            let copied = copied_of(&base);
             let moved = match copied {
                 Some(version) => Some(version),
                 None => self.move_late(&old_id, &base, &id, &arrived).await?,

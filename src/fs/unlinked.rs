@@ -112,13 +112,11 @@ impl Fs {
         let mut slot = open.deferred_delete.lock().await;
         let id = open.file.id();
         let deferred = slot.take();
-        let deleted = match (&deferred, open.file.take_committed()) {
+        open.file.tell();
+        let committed = super::lock(&open.committed_unlinked).take();
+        let deleted = match (&deferred, committed) {
             (None, None) => return,
-            // Its bytes were committed once more on the way, because they were needed again.
-            (_, Some(early)) => {
-                let etag = early.version.etag;
-                gone_or_replaced(self.context.client.delete(&id, Some(&etag)).await)
-            }
+            (_, Some(etag)) => gone_or_replaced(self.context.client.delete(&id, Some(&etag)).await),
             (Some(deferred), None) => self.delete_unlinked(&id, &deferred.object).await,
         };
         self.tree.deleted_hidden(&id, ino);

@@ -9,6 +9,7 @@
 //! 6. Appends of many writers, which all survive: [`appends`].
 //! 7. Copies from other files, which move no data: [`copies`]; what must be fetched because its object goes: [`local`].
 //! 8. Memory for others: what is in parts is given up at once, the rest goes to the spool in the background: [`relief`].
+//! 9. Who has to know of commits: [`news`].
 //!
 //! Locks: `state` is held for moments only. `committing` is held by whatever may replace the base version; `spooling` by
 //! whoever writes to the spool file, so that a place in it is chosen and filled by one at a time.
@@ -20,6 +21,7 @@ mod commit;
 mod copies;
 mod keep;
 mod local;
+mod news;
 mod one_shot;
 mod persist;
 mod relief;
@@ -47,8 +49,9 @@ use crate::s3::Client;
 use crate::spool::{RecordId, RecordedBase, Spool, SpoolFile, UnsentFile};
 pub use copies::Hold;
 pub use local::KeepOpen;
+pub use news::Owner;
 use state::{Base, Persisted, Source, State, Written};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::Notify;
 
@@ -121,6 +124,9 @@ pub struct File {
     spooling: tokio::sync::Mutex<()>,
     /// Files that copy from this one's version.
     copies: Mutex<Vec<Weak<File>>>,
+    owner: OnceLock<Arc<dyn Owner>>,
+    /// Held while the owner is told of a commit.
+    telling: Mutex<()>,
     parts_changed: Notify,
 }
 
@@ -246,6 +252,8 @@ impl File {
             appending: tokio::sync::Mutex::default(),
             spooling: tokio::sync::Mutex::default(),
             copies: Mutex::default(),
+            owner: OnceLock::new(),
+            telling: Mutex::default(),
             parts_changed: Notify::new(),
         })
     }
@@ -573,7 +581,8 @@ impl File {
         Ok(())
     }
 
-    /// Puts everything that was written before this call into the bucket; `None` when there was nothing to do.
+    /// Puts everything that was written before this call into the bucket; `None` when there was nothing to do, and where
+    /// the file's owner was told.
     ///
     /// # Errors
     /// `Stale`: somebody else's newer object is there; the local version was kept as a conflict record.
@@ -581,23 +590,6 @@ impl File {
     pub async fn commit(self: &Arc<Self>) -> Result<Option<Committed>> {
         self.commit_everything().await?;
         Ok(self.take_committed())
-    }
-
-    /// A commit that nobody was told of yet: one that happened on the way, because bytes were needed that were only in
-    /// parts of the upload.
-    pub fn take_committed(&self) -> Option<Committed> {
-        let mut state = self.state();
-        let mut committed = state.unreported.take();
-        state.is_known_to_exist |= committed.is_some();
-        if let Some(committed) = &mut committed {
-            committed.rebased = appends::rebased_headers(&mut state);
-            let mut headers = state.headers.clone();
-            committed
-                .attributes
-                .write(self.context.metadata_format, &mut headers.metadata);
-            committed.headers = Some(Arc::new(headers));
-        }
-        committed
     }
 
     /// `pailfs-txn` of a write of which nobody knows what came of it: of this mount's, or of the former one's that left this

@@ -209,6 +209,17 @@ impl Tree {
         }
     }
 
+    /// A commit of the inode's content begins, or is over.
+    pub fn committing(&self, ino: Ino, is_under_way: bool) {
+        if let Some(node) = self.table().get_mut(ino) {
+            node.commits = if is_under_way {
+                node.commits + 1
+            } else {
+                node.commits.saturating_sub(1)
+            };
+        }
+    }
+
     /// Attributes that this mount holds for an inode whose object does not (or not yet) carry them.
     pub fn assume_attributes(&self, ino: Ino, attributes: Attributes) {
         if let Some(node) = self.table().get_mut(ino) {

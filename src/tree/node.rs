@@ -120,6 +120,8 @@ pub struct Node {
     /// Gone because this mount unlinked it or renamed something over it: what is unsent needs no sending. False for
     /// an inode that somebody else's version displaced: its unsent data is a conflict, never dropped.
     pub unlinked: bool,
+    /// Commits under way: what the bucket has may be a version that only they know of.
+    pub commits: u32,
     /// The version that the kernel may hold pages of.
     pub pages_of: Option<ETag>,
     /// The last open of this name met another version than was known.

@@ -103,9 +103,9 @@ impl Table {
         let known = self.objects.get(id).copied();
         let is_outdated = known
             .and_then(|ino| self.nodes.get(&ino))
-            .is_some_and(|node| seen.at < node.checked_at && node.version.is_some());
+            .is_some_and(|node| node.commits > 0 || seen.at < node.checked_at && node.version.is_some());
         let ino = match known {
-            // What was learned since the bucket was asked counts: a commit may have come between.
+            // What was learned since the bucket was asked counts: a commit may have come between, or be coming.
             Some(ino) if is_outdated => ino,
             Some(ino) if self.may_become(ino, &seen) => ino,
             Some(ino) => {
@@ -589,6 +589,7 @@ fn blank(ino: Ino, place: Place, kind: Kind, link: Option<Link>, now: Instant, t
         local: false,
         gone: false,
         unlinked: false,
+        commits: 0,
         pages_of: None,
         surprised: false,
         displaced: None,

@@ -3,7 +3,12 @@
 use super::{bytes_of, open, world_with};
 use crate::in_process::Mount;
 use crate::in_process::driver::Outcome;
+use pailfs::embedded::{Fault, Operation, When};
 use pailfs::tree::node::ROOT;
+use std::time::Duration;
+
+/// Longer than anything is believed.
+const LONG: Duration = Duration::from_secs(120);
 
 /// `operation` on a path whose object was replaced, while a handle has the former version.
 fn newer_version_survives(from: &str, to: &str, operation: impl AsyncFn(&Mount) -> Outcome<()>) {
@@ -144,4 +149,64 @@ fn an_open_that_was_sent_back_once_succeeds_though_the_object_is_replaced_again(
     assert_eq!(bytes_of(&world, "f").expect("there"), b"three!");
     let old = mount.run("read", mount.driver.read(&held, 0, 9));
     assert_eq!(old.expect("read"), b"one");
+}
+
+/// What copied from a file is committed when that file's version goes: nobody has asked for that commit, and what has the
+/// copy open goes on with it.
+#[test]
+fn a_copy_that_its_source_has_committed_is_still_what_its_name_leads_to() {
+    let (world, mount) = world_with("source", b"one");
+    world.remote.put("copy", b"former");
+    let driver = &mount.driver;
+    let source = open(&mount, "source", libc::O_RDWR);
+    let copy = open(&mount, "copy", libc::O_RDWR | libc::O_TRUNC);
+    let copied = driver.copy_range((&source, 0), (&copy, 0), 3);
+    assert_eq!(mount.run("copy", copied), Ok(3));
+    mount
+        .run("write", driver.write(&source, 0, b"X"))
+        .expect("written");
+    mount.run("fsync", driver.fsync(&source)).expect("synced");
+    assert_eq!(bytes_of(&world, "copy").expect("committed"), b"one");
+    // What was listed before has no effect any more.
+    mount.sleep(LONG);
+    mount.run("list", driver.list("", true)).expect("listed");
+    mount
+        .run("write", driver.write(&copy, 1, b"-mine"))
+        .expect("written");
+    assert_eq!(
+        mount.run("read", driver.read_file("copy")).expect("read"),
+        b"o-mine"
+    );
+    mount.run("close", driver.close(copy)).expect("closed");
+    assert_eq!(bytes_of(&world, "copy").expect("there"), b"o-mine");
+}
+
+/// The store has the new version before its writer hears of that: whoever lists the directory then sees no stranger.
+#[test]
+fn a_commit_whose_answer_is_on_its_way_is_no_surprise() {
+    let (world, mount) = world_with("f", b"one");
+    let driver = &mount.driver;
+    let file = open(&mount, "f", libc::O_RDWR);
+    mount
+        .run("write", driver.write(&file, 0, b"two"))
+        .expect("written");
+    // The answer is lost, and the look at what came of the request takes its time.
+    let faults = world.store.faults();
+    let lost = faults.inject(When::on(Operation::Put).key("f"), Fault::LoseReply);
+    let slow = Fault::Delay(Duration::from_secs(10));
+    faults.inject(When::on(Operation::Head).key("f"), slow);
+    let looking = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(faults.struck(lost), 1, "the bucket has the new version");
+        driver.list("", true).await
+    };
+    let (synced, listed) = mount.run("fsync", async { tokio::join!(driver.fsync(&file), looking) });
+    synced.expect("synced");
+    listed.expect("listed");
+    mount
+        .run("write", driver.write(&file, 0, b"mine"))
+        .expect("written");
+    assert_eq!(mount.run("read", driver.read_file("f")).expect("read"), b"mine");
+    mount.run("close", driver.close(file)).expect("closed");
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"mine");
 }

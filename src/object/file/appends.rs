@@ -10,8 +10,9 @@
 //!    places, before they move.
 //! 4. Writers that meet again and again wait for a random while, longer each time, but not for ever.
 
+use super::commit::written;
 use super::state::{Base, Sealed, Source, State};
-use super::{Creation, File, read_spool};
+use super::{Committed, Creation, File, read_spool, upload};
 use crate::base::attributes::{APPENDS, Attributes, TRANSACTION, xattrs};
 use crate::base::error::Result;
 use crate::base::extents::{Backing, Extent, ExtentMap, SourceAt};
@@ -255,6 +256,25 @@ impl File {
         state.rebase(found, reader, spool);
         tracing::debug!(object = %state.id, "appending behind a newer version");
         Ok(true)
+    }
+
+    /// What was sealed was stored, and others have appended to it since.
+    pub(super) async fn finish_appended(&self) -> Result<()> {
+        let records = {
+            let mut state = self.state();
+            if let Base::Known(version) = &state.base {
+                state.unreported = Some(Committed::new(
+                    version.clone(),
+                    written(self.context.metadata_format, state.attributes),
+                ));
+            }
+            state.persisted.take().map(|persisted| persisted.records)
+        };
+        self.tell();
+        for record in records.into_iter().flatten() {
+            upload::forget(&self.context.spool, record).await;
+        }
+        Ok(())
     }
 
     /// A spool file with what is in `old` from the file position `from` on, as far from `to` on. By who has memory for a

@@ -146,6 +146,7 @@ impl File {
             state.attempts += 1;
             state.attempts
         };
+        let under_way = self.note_under_way();
         let mut result = Ok(());
         while result.is_ok() && self.state().settled < wanted {
             result = self.commit_once().await;
@@ -153,6 +154,7 @@ impl File {
         if let Err(error) = &result {
             self.state().last_failure = Some((attempt, error.clone()));
         }
+        drop(under_way);
         // What could not be given up while something was sealed can be now.
         self.context.budget.nudge();
         result
@@ -563,6 +565,7 @@ impl File {
                 .unwrap_or_default();
             (upload, records, state.left_behind.take(), late)
         };
+        self.tell();
         self.parts_changed.notify_waiters();
         if let Some(upload) = upload
             && let Ok(opened) = upload.link.opened(&context.client, &context.spool).await
@@ -581,24 +584,6 @@ impl File {
             Some(attributes) => self.rewrite_attributes(attributes).await,
             None => Ok(()),
         }
-    }
-
-    /// What was sealed was stored, and others have appended to it since.
-    async fn finish_appended(&self) -> Result<()> {
-        let records = {
-            let mut state = self.state();
-            if let Base::Known(version) = &state.base {
-                state.unreported = Some(Committed::new(
-                    version.clone(),
-                    written(self.context.metadata_format, state.attributes),
-                ));
-            }
-            state.persisted.take().map(|persisted| persisted.records)
-        };
-        for record in records.into_iter().flatten() {
-            upload::forget(&self.context.spool, record).await;
-        }
-        Ok(())
     }
 
     /// Attributes were set after the upload was created, with the former ones in it: a copy onto itself replaces them.
@@ -660,11 +645,13 @@ impl File {
         state.base = Base::Known(version.clone());
         let attributes = written(self.context.metadata_format, attributes);
         state.unreported = Some(Committed::new(version, attributes));
+        drop(state);
+        self.tell();
     }
 }
 
 /// What of `attributes` is in the object's metadata.
-fn written(format: MetadataFormat, attributes: Attributes) -> Attributes {
+pub(super) fn written(format: MetadataFormat, attributes: Attributes) -> Attributes {
     if format == MetadataFormat::None {
         Attributes::default()
     } else {

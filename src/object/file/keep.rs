@@ -355,18 +355,40 @@ impl File {
         zeroes.map_or(0, |extent| extent.range.end - position)
     }
 
-    /// The file was renamed while it was not in the bucket yet: `base` is the version under the new name that it replaces.
-    /// Or its object was moved (or copied onto itself): then `base` is the version that is at `id` now, with the same
-    /// bytes. An upload that runs under another key is abandoned.
+    /// The file was renamed while it was not in the bucket yet: `replaces` is the version under the new name that it replaces.
+    /// False, and nothing done, where a commit has put it there meanwhile: there is an object to move now.
+    ///
+    /// # Errors
+    /// As [`File::rename`].
+    pub async fn rename_unsent(&self, id: ObjectId, replaces: Option<Version>) -> Result<bool> {
+        self.rename_if(id, replaces, |state| !state.is_known_to_exist)
+            .await
+    }
+
+    /// Its object was moved (or copied onto itself): `base` is the version that is at `id` now, with the same bytes. An upload
+    /// that runs under another key is abandoned.
     ///
     /// # Errors
     /// What a commit says that is needed because some bytes are only in parts of the upload.
     pub async fn rename(&self, id: ObjectId, base: Option<Version>) -> Result<()> {
+        self.rename_if(id, base, |_| true).await.map(drop)
+    }
+
+    async fn rename_if(
+        &self,
+        id: ObjectId,
+        base: Option<Version>,
+        may_be_renamed: impl FnOnce(&State) -> bool,
+    ) -> Result<bool> {
         let file = self.shared()?;
         let guard = self.committing.lock().await;
+        let untold = self.without_telling();
         let mut is_left_behind = false;
         let pending = {
             let mut state = self.state();
+            if !may_be_renamed(&state) {
+                return Ok(false);
+            }
             let is_moved = state.is_known_to_exist && base.is_some();
             let needs_commit = state.id != id && (state.has_bytes_in_parts() || state.sealed.is_some());
             if needs_commit && is_moved && state.sealed.is_none() {
@@ -384,13 +406,13 @@ impl File {
             self.take_name(&mut state, id, base, is_left_behind);
             state.is_dirty() && state.persisted.is_some()
         };
+        drop(untold);
         drop(guard);
         // The record still has the old name.
         if was_persisted {
-            self.persist().await
-        } else {
-            Ok(())
+            self.persist().await?;
         }
+        Ok(true)
     }
 
     /// The object was copied onto itself with other attributes: `version` has the same bytes and these headers.

@@ -162,6 +162,8 @@ pub struct State {
     pub last_failure: Option<(u64, Error)>,
     /// A commit that nobody was told of yet.
     pub unreported: Option<Committed>,
+    /// See [`super::news`].
+    pub is_untold: bool,
     /// Whoever opened this file knows that the object exists.
     pub is_known_to_exist: bool,
     /// An object under a former key that only this file needs; to be deleted after the next commit.
@@ -253,6 +255,7 @@ impl State {
             attempts: 0,
             last_failure: None,
             unreported: None,
+            is_untold: false,
             is_known_to_exist: true,
             left_behind: None,
             relief_wanted_bytes: 0,
