@@ -177,12 +177,13 @@ fn what_takes_the_name_of_an_unlinked_file_does_not_wait_for_what_is_too_large_t
             }
             "symlink" => mount.run("link", driver.symlink("f", "new")).expect("made"),
             _ => {
+                // Before anything is believed about the root.
+                world.remote.put("e/f", &vec![b'o'; 2 << 20]);
                 world.remote.put("g", b"new");
                 mount.run("mkdir", driver.mkdir("d", 0o755)).expect("made");
                 mount
                     .run("rename", driver.rename("g", "d/f", false))
                     .expect("renamed");
-                world.remote.put("e/f", &vec![b'o'; 2 << 20]);
                 let inside = open(&mount, "e/f", libc::O_RDONLY);
                 mount.run("unlink", driver.unlink("e/f")).expect("unlinked");
                 mount
