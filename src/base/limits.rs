@@ -15,12 +15,20 @@ pub const MAX_NAME_BYTES: usize = 255;
 pub struct UploadLimits {
     /// Every part but the last is at least this long.
     pub min_part_bytes: u64,
-    /// Also the limit of one PUT and of one copy.
+    /// Also the limit of one PUT, and of the range that one part copies.
     pub max_part_bytes: u64,
+    /// The limit of one copy.
+    pub max_copy_bytes: u64,
     pub max_parts: u32,
     pub max_object_bytes: u64,
     /// A range copy needs a source larger than this.
     pub min_copy_source_bytes: u64,
+}
+
+impl Default for UploadLimits {
+    fn default() -> Self {
+        Self::S3
+    }
 }
 
 impl UploadLimits {
@@ -28,6 +36,7 @@ impl UploadLimits {
     pub const S3: Self = Self {
         min_part_bytes: 5 * MIB,
         max_part_bytes: 5 * GIB,
+        max_copy_bytes: 5 * GIB,
         max_parts: 10_000,
         max_object_bytes: 5 * TIB,
         min_copy_source_bytes: 5 * MIB,

@@ -1,7 +1,6 @@
 //! The seam between the commands and the filesystem: starts it, and ends it without losing data.
 
 use crate::base::error::ErrorKind;
-use crate::base::limits::UploadLimits;
 use crate::base::mount_config::{AttributesMode, MetadataTtl, MountConfig, Source, ViewOf};
 use crate::base::prices::RequestPrices;
 use crate::cache::attributes::disk::DiskAttributes;
@@ -59,7 +58,7 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
     let negative_ttl = negative_ttl(config);
     let mut settings = tree_settings(config, &client);
     settings.attributes_on_disk = open_attributes(config, client.endpoint()).await?;
-    let tree = Tree::new(client.clone(), settings, invalidations);
+    let tree = Tree::new(client.clone(), spool.clone(), settings, invalidations);
     let disk_cache = open_disk_cache(config, client.endpoint()).await?;
     let context = Arc::new(FileContext {
         client: client.clone(),
@@ -226,7 +225,6 @@ fn tree_settings(config: &MountConfig, client: &Client) -> TreeSettings {
         read_only: config.access.read_only,
         allow_bucket_changes: config.allow_bucket_changes,
         listings_show_algorithms: client.capabilities().get(Feature::ListedAlgorithms) == Support::Honoured,
-        largest_copy_bytes: UploadLimits::S3.max_part_bytes,
         head_parallelism: config.head_parallelism,
         attributes_on_disk: None,
     }

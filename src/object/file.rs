@@ -25,6 +25,7 @@ mod news;
 mod one_shot;
 mod persist;
 mod relief;
+mod rewrite;
 mod state;
 #[cfg(test)]
 mod state_tests;
@@ -244,7 +245,7 @@ impl File {
 
     fn with_state(context: &Arc<FileContext>, state: State) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
-            policy: state::policy_for(context.budget.limit_bytes()),
+            policy: state::policy_for(context.budget.limit_bytes(), context.client.limits()),
             context: context.clone(),
             me: me.clone(),
             state: Mutex::new(state),

@@ -1,4 +1,5 @@
 //! Pure decisions: no I/O, no async, no clock.
+pub mod copies;
 pub mod entries;
 pub mod flat;
 pub mod grid;

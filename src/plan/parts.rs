@@ -13,6 +13,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extents::{SourceAt, SourceId};
 use crate::base::limits::{MIB, UploadLimits};
 use crate::base::object::ByteRange;
+use crate::plan::copies::ranges_of_copy;
 use std::collections::BTreeMap;
 
 /// A multipart upload is several requests more than a PUT: it must save this much moved data to be worth it.
@@ -163,18 +164,17 @@ fn as_copyable(runs: &[Run], sizes: &SourceSizes, limits: &UploadLimits) -> Vec<
         .collect()
 }
 
-/// The parts that copy a whole version of `size_bytes` (more than one part's minimum): for an object too large for one
-/// copy request.
+/// The parts that copy a whole version of `size_bytes`: for what is not copied at once.
 #[must_use]
-pub fn plan_whole_copy(source: SourceId, size_bytes: u64, policy: &UploadPolicy) -> Vec<PlannedPart> {
-    let whole = [Run {
-        range: ByteRange::new(0, size_bytes),
-        source: Some(SourceAt { source, offset: 0 }),
-    }];
-    let pieces = plan_gap(&whole, whole[0].range, true, policy.limits.max_parts, policy).unwrap_or_default();
-    let mut parts = Vec::new();
-    number_parts(pieces, 0, &mut parts);
-    parts
+pub fn plan_whole_copy(source: SourceId, size_bytes: u64, limits: &UploadLimits) -> Vec<PlannedPart> {
+    (1..)
+        .zip(ranges_of_copy(size_bytes, limits))
+        .map(|(number, range)| PlannedPart {
+            number,
+            range,
+            content: PartContent::Copy(source, range),
+        })
+        .collect()
 }
 
 fn too_large(size_bytes: u64) -> Error {
@@ -609,7 +609,7 @@ mod tests {
 
     #[test]
     fn the_largest_object_is_copied_within_the_limits() {
-        let parts = plan_whole_copy(SourceId::BASE, 5 * TIB, &POLICY);
+        let parts = plan_whole_copy(SourceId::BASE, 5 * TIB, &POLICY.limits);
         assert!(parts.len() <= 10_000);
         assert!(
             parts
@@ -665,6 +665,7 @@ mod tests {
         limits: UploadLimits {
             min_part_bytes: 5,
             max_part_bytes: 60,
+            max_copy_bytes: 60,
             max_parts: 40,
             max_object_bytes: 2_000,
             min_copy_source_bytes: 5,

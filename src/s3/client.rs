@@ -3,6 +3,7 @@
 
 use super::capabilities::{Capabilities, Feature, Support};
 use super::retry::Inner;
+use crate::base::limits::UploadLimits;
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -46,6 +47,12 @@ impl Client {
         }
         // Rare and deep: kept out of the futures of all writes.
         Box::pin(self.probe_and_remember(feature, bucket)).await
+    }
+
+    /// What the endpoint allows in uploads and copies.
+    #[must_use]
+    pub fn limits(&self) -> UploadLimits {
+        self.inner.limits
     }
 
     /// The name under which to remember [`Self::capabilities`]: equal for equal endpoints.

@@ -20,6 +20,7 @@ use super::stamp::Stamp;
 use super::tls;
 use super::view::View;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::limits::UploadLimits;
 use crate::base::mount_config::ViewOf;
 use crate::base::requests::RequestOptions;
 use crate::rt;
@@ -98,6 +99,8 @@ pub struct ClientOptions {
     pub probe_prefix: String,
     /// What is known of the endpoint: remembered, then overridden by the user. Not needed for AWS.
     pub capabilities: Capabilities,
+    /// What the endpoint allows in uploads and copies.
+    pub limits: UploadLimits,
 }
 
 impl Default for ClientOptions {
@@ -117,6 +120,7 @@ impl Default for ClientOptions {
             view: ViewOf::Now,
             probe_prefix: String::new(),
             capabilities: Capabilities::default(),
+            limits: UploadLimits::S3,
         }
     }
 }
@@ -169,6 +173,7 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
             options.max_connections.saturating_sub(reserved).max(1),
         )),
         stall_timeout: options.stall_timeout,
+        limits: options.limits,
         capabilities: KnownCapabilities::new(capabilities, !options.read_only, options.probe_prefix),
         requests: options.requests,
         view: View::new(options.view),

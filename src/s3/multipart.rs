@@ -13,7 +13,7 @@ use super::errors::Failure;
 use super::objects::{WireCondition, condition_failed_if_missing, content_md5, written_etag};
 use super::retry::{Call, Replay};
 use super::stamp::Keyed;
-use super::types::{CompleteRequest, UploadId, UploadedPart};
+use super::types::{CompleteRequest, CopyPartsRequest, UploadId, UploadedPart};
 use super::upload_body;
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -23,6 +23,9 @@ use crate::telemetry::RequestClass;
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart, StorageClass,
 };
+use futures_util::stream::{self, StreamExt};
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Semaphore;
 
 impl Client {
     /// # Errors
@@ -159,6 +162,39 @@ impl Client {
             checksum: checksum.and_then(|text| Crc32c::from_base64(text, range.len())),
             len_bytes: range.len(),
         })
+    }
+
+    /// Copies parts, as many at a time as `lanes` has turns and `at_once` says. After a failure none is begun any more, and
+    /// all have ended when this returns: what arrives after an upload was aborted would stay in the store.
+    ///
+    /// # Errors
+    /// The first failure; `PreconditionFailed` when the source was replaced.
+    pub async fn copy_parts(
+        &self,
+        request: &CopyPartsRequest,
+        at_once: usize,
+        lanes: &Semaphore,
+    ) -> Result<Vec<UploadedPart>> {
+        let failed = &AtomicBool::new(false);
+        let copies =
+            (1..)
+                .zip(request.ranges.iter().copied())
+                .map(|(number, range): (u32, ByteRange)| async move {
+                    // `Err` only from a semaphore that is closed, and nobody closes one that is lent out.
+                    let _lane = lanes.acquire().await;
+                    if failed.load(Ordering::Relaxed) {
+                        return None;
+                    }
+                    let (to, upload) = (&request.to, &request.upload);
+                    let copied = self
+                        .upload_part_copy(to, upload, number, &request.from, &request.from_etag, range)
+                        .await;
+                    failed.fetch_or(copied.is_err(), Ordering::Relaxed);
+                    Some(copied)
+                });
+        let copied: Vec<Option<Result<UploadedPart>>> =
+            stream::iter(copies).buffered(at_once).collect().await;
+        copied.into_iter().flatten().collect()
     }
 
     /// The time in the returned version is the server's clock, as the answer tells none.

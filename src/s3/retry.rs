@@ -13,6 +13,7 @@ use super::regions::{Regions, Way};
 use super::silence;
 use super::view::View;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::limits::UploadLimits;
 use crate::base::object::ObjectId;
 use crate::base::requests::RequestOptions;
 use crate::rt;
@@ -141,6 +142,7 @@ pub(super) struct Inner {
     pub metadata_lane: Arc<Semaphore>,
     pub data_lane: Arc<Semaphore>,
     pub stall_timeout: Duration,
+    pub limits: UploadLimits,
     pub requests: RequestOptions,
     pub view: View,
     /// What killed probes left was looked for.

@@ -82,6 +82,26 @@ pub struct UploadedPart {
     pub len_bytes: u64,
 }
 
+impl UploadedPart {
+    /// The checksum of all bytes of `parts`, where each part's is known.
+    #[must_use]
+    pub fn whole_checksum(parts: &[Self]) -> Option<Crc32c> {
+        parts.iter().try_fold(Crc32c::default(), |whole, part| {
+            part.checksum.map(|next| whole.then(next))
+        })
+    }
+}
+
+/// Ranges of one object version that become parts 1, 2, … of an upload.
+#[derive(Clone, Debug)]
+pub struct CopyPartsRequest {
+    pub to: ObjectId,
+    pub upload: UploadId,
+    pub from: ObjectId,
+    pub from_etag: ETag,
+    pub ranges: Vec<ByteRange>,
+}
+
 #[derive(Clone, Debug)]
 pub struct CompleteRequest {
     pub id: ObjectId,

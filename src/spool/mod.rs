@@ -9,7 +9,7 @@
 //! 6. The two ends of a move (records and files between instances, a file into a conflict) cannot change at one instant.
 //!    Each is ordered so that whatever is found after a crash says what to do; [`Spool::open`] does it.
 //!
-//! Everything here blocks: callers are on a blocking thread (`rt::blocking`).
+//! Everything here blocks, but for [`uploads`]: callers are on a blocking thread (`rt::blocking`).
 //!
 //! What [`Spool::forget`] puts on disk: forgetting an unsent file or an intent is a durable commit, because repeating
 //! finished work could undo what came after it (delete a new object with the bytes of the old one, bring back a removed
@@ -25,6 +25,7 @@ mod records;
 mod store;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 pub use file::SpoolFile;
 pub use records::{

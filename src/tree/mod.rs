@@ -6,7 +6,8 @@
 //! 3. Directories of any size are read in pages, with what is local mixed in ([`directory`]).
 //! 4. What is seen of the bucket by accident keeps everything else honest ([`freshness`]).
 //! 5. A directory's attributes are on an object that its listing does not show ([`marker`]).
-//! 6. Changes of the namespace are conditional on what is there ([`change`], [`rename`]).
+//! 6. Changes of the namespace are conditional on what is there ([`change`], [`rename`]); large objects are copied in parts
+//!    ([`part_copies`]).
 //!    Whole directories are moved without holding their names in memory ([`moves`]).
 //!    What listings do not tell is asked for ahead ([`heads`]), and remembered from mount to mount ([`facts`]).
 //! 7. Whoever walks a tree has its listings before they are asked for ([`walks`]).
@@ -23,6 +24,7 @@ pub mod lookup;
 pub mod marker;
 pub mod moves;
 pub mod node;
+mod part_copies;
 mod removal;
 pub mod rename;
 pub mod table;
@@ -39,6 +41,7 @@ use crate::plan::entries::{ListingOrder, PageObject};
 use crate::rt::{self, Instant};
 use crate::s3::Client;
 use crate::s3::capabilities::{Feature, Support};
+use crate::spool::Spool;
 use node::{DirectoryPlace, Ino, Node, Place};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU32};
@@ -71,8 +74,6 @@ pub struct TreeSettings {
     pub allow_bucket_changes: bool,
     /// True where listings are known to show checksum algorithms (AWS).
     pub listings_show_algorithms: bool,
-    /// Larger objects are copied in parts.
-    pub largest_copy_bytes: u64,
     /// So many looks at objects run ahead of a walk at a time.
     pub head_parallelism: usize,
     /// What mounts of this machine know of attributes.
@@ -105,6 +106,7 @@ pub struct Tree {
     heat: lookup::Heat,
     pub(crate) heads: heads::Heads,
     walks: walks::Walks,
+    part_copies: part_copies::PartCopies,
     /// A listing has shown a checksum algorithm, so an object without the mark was not written by a tool of ours.
     algorithms_seen: AtomicBool,
     /// Copies do not have the ETags of what they are copies of.
@@ -129,6 +131,7 @@ impl Tree {
     #[must_use]
     pub fn new(
         client: Client,
+        spool: Arc<Spool>,
         settings: TreeSettings,
         invalidations: UnboundedSender<Invalidation>,
     ) -> Arc<Self> {
@@ -158,6 +161,7 @@ impl Tree {
             heat: lookup::Heat::default(),
             heads: heads::Heads::new(settings.head_parallelism),
             walks: walks::Walks::default(),
+            part_copies: part_copies::PartCopies::new(spool),
             settings,
             invalidations,
         })

@@ -6,25 +6,23 @@
 //! 3. Whether an object is the copy of a version: equal ETags say so, but copies of objects that were uploaded in parts have
 //!    others, and so has every copy in an encrypted bucket. The transaction in the metadata says it then; an object of
 //!    another tool, which has none, gets one by which its copy is recognised ([`transaction_of_copy`]).
-//! 4. Objects over the limit of one copy, and symlinks and special files (whose ETag is their mark), are copied as multipart uploads.
+//! 4. Large objects, and symlinks and special files (whose ETag is their mark), are copied as multipart uploads:
+//!    [`super::part_copies`].
 
 use super::Tree;
 use super::node::Kind;
 use crate::base::attributes::{Attributes, TRANSACTION};
 use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::limits::GIB;
-use crate::base::object::{ByteRange, Condition, ETag, ObjectHeaders, ObjectId, ObjectInfo, Version};
+use crate::base::object::{Condition, ETag, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::base::segments::Segments;
-use crate::s3::types::{CompleteRequest, CopyRequest, GetRequest, PutRequest, UploadId, UploadedPart};
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use crate::plan::copies::is_copied_at_once;
+use crate::s3::types::{CopyRequest, GetRequest, PutRequest};
 use std::sync::atomic::Ordering;
 
 const MAX_LOOKS: u32 = 5;
 /// Copies and deletes that run at once in a directory rename.
 pub(super) const PARALLEL_MOVES: usize = 32;
-/// A part of a copy in parts: the store moves the data, so parts are large.
-const COPY_PART_BYTES: u64 = GIB;
 
 /// What became of a version that was to be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +150,7 @@ impl Tree {
         to: &ObjectId,
         condition: Condition,
     ) -> Result<Version> {
-        let too_large = source.size_bytes > self.settings.largest_copy_bytes;
+        let too_large = !is_copied_at_once(source.size_bytes, &self.client.limits());
         let mut headers = None;
         let keeps_storage = !self.client.has_seen_other_storage();
         let keeps_tag = !source.etag.is_of_parts() && !self.copies_change_tags.load(Ordering::Relaxed);
@@ -221,7 +219,7 @@ impl Tree {
             version: source.clone(),
             headers: headers.clone(),
         };
-        let copied = if source.size_bytes > self.settings.largest_copy_bytes {
+        let copied = if !is_copied_at_once(source.size_bytes, &self.client.limits()) {
             self.copy_in_parts(from, &info, to, condition).await
         } else if is_special(&info) {
             self.copy_special(from, &info, to, condition).await
@@ -268,32 +266,6 @@ impl Tree {
         Err(Error::new(ErrorKind::Busy, "the object could not be copied").on(to))
     }
 
-    async fn copy_special(
-        &self,
-        from: &ObjectId,
-        info: &ObjectInfo,
-        to: &ObjectId,
-        condition: Condition,
-    ) -> Result<Version> {
-        let body = self.small_body(from, &info.version.etag).await?;
-        let checksum = Crc32c::of(&body);
-        let headers = self.client.with_tags(&info.headers, from).await?;
-        let upload = self.client.create_upload(to, &headers).await?;
-        let part = self
-            .client
-            .upload_part(to, &upload, 1, Segments::from(body), checksum)
-            .await;
-        self.complete_or_abort(
-            to,
-            upload,
-            part.map(|part| vec![part]),
-            Some(checksum),
-            info.version.size_bytes,
-            condition,
-        )
-        .await
-    }
-
     /// The bytes of an object that is known to be small.
     ///
     /// # Errors
@@ -311,65 +283,6 @@ impl Tree {
             body.extend_from_slice(&piece);
         }
         Ok(body.freeze())
-    }
-
-    async fn copy_in_parts(
-        &self,
-        from: &ObjectId,
-        info: &ObjectInfo,
-        to: &ObjectId,
-        condition: Condition,
-    ) -> Result<Version> {
-        let size_bytes = info.version.size_bytes;
-        let part_bytes = COPY_PART_BYTES.min(self.settings.largest_copy_bytes);
-        let headers = self.client.with_tags(&info.headers, from).await?;
-        let upload = self.client.create_upload(to, &headers).await?;
-        let ranges = (0..size_bytes.div_ceil(part_bytes)).map(|n| {
-            let start = n * part_bytes;
-            let range = ByteRange::new(start, (start + part_bytes).min(size_bytes));
-            (n as u32 + 1, range)
-        });
-        let parts = stream::iter(ranges)
-            .map(|(number, range)| {
-                self.client
-                    .upload_part_copy(to, &upload, number, from, &info.version.etag, range)
-            })
-            .buffered(PARALLEL_MOVES)
-            .try_collect::<Vec<UploadedPart>>()
-            .await;
-        self.complete_or_abort(to, upload.clone(), parts, None, size_bytes, condition)
-            .await
-    }
-
-    async fn complete_or_abort(
-        &self,
-        to: &ObjectId,
-        upload: UploadId,
-        parts: Result<Vec<UploadedPart>>,
-        checksum: Option<Crc32c>,
-        size_bytes: u64,
-        condition: Condition,
-    ) -> Result<Version> {
-        let completed = match parts {
-            Ok(parts) => {
-                let request = CompleteRequest {
-                    id: to.clone(),
-                    upload: upload.clone(),
-                    parts,
-                    checksum,
-                    size_bytes,
-                    condition,
-                };
-                self.client.complete_upload(&request).await
-            }
-            Err(error) => Err(error),
-        };
-        if completed.is_err()
-            && let Err(error) = self.client.abort_upload(to, &upload).await
-        {
-            tracing::warn!(%error, "an upload could not be aborted");
-        }
-        completed
     }
 
     /// As [`Tree::move_object`], but of `source` only: `None`, and nothing done, when another version is there.

@@ -18,7 +18,7 @@ mod watchdog;
 
 use driver::Driver;
 use pailfs::base::attributes::MetadataFormat;
-use pailfs::base::limits::MIB;
+use pailfs::base::limits::{MIB, UploadLimits};
 use pailfs::base::mount_config::{AttributesMode, OnConflict, Source};
 use pailfs::cache::blocks::BlockCache;
 use pailfs::embedded::{Store, StoreOptions};
@@ -54,8 +54,8 @@ pub struct Options {
     pub memory_bytes: u64,
     /// False: the endpoint is taken for S3 itself.
     pub probing: bool,
-    /// Larger objects are copied in parts.
-    pub largest_copy_bytes: u64,
+    /// What the store allows: larger objects are copied in parts.
+    pub limits: UploadLimits,
     pub on_conflict: OnConflict,
     /// Of files that are unlinked or replaced while they are open.
     pub keep_open_limit_bytes: u64,
@@ -70,7 +70,7 @@ impl Default for Options {
             stall_timeout: Duration::from_secs(30),
             memory_bytes: 32 * MIB,
             probing: false,
-            largest_copy_bytes: 5 << 30,
+            limits: UploadLimits::S3,
             on_conflict: OnConflict::Keep,
             keep_open_limit_bytes: 1 << 30,
             disk_cache_bytes: None,
@@ -137,6 +137,7 @@ fn client_options(store: &Store, options: &Options) -> ClientOptions {
             session_token: None,
         }),
         stall_timeout: options.stall_timeout,
+        limits: options.limits,
         capabilities: if options.probing {
             Capabilities::default()
         } else {
@@ -198,11 +199,10 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf) -> Arc<Fs>
         read_only: false,
         allow_bucket_changes: false,
         listings_show_algorithms: !options.probing,
-        largest_copy_bytes: options.largest_copy_bytes,
         head_parallelism: 32,
         attributes_on_disk: None,
     };
-    let tree = Tree::new(client.clone(), settings, invalidations);
+    let tree = Tree::new(client.clone(), spool.clone(), settings, invalidations);
     let context = Arc::new(FileContext {
         on_conflict: options.on_conflict,
         keep_open: KeepOpen::new(options.keep_open_limit_bytes),

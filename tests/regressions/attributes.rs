@@ -1,5 +1,6 @@
 //! Changes of attributes that meet writes, failures and other hosts.
 
+use super::large_copies::small_limits;
 use super::{bytes_of, open, world_with};
 use crate::in_process::{Mount, Options, World};
 use pailfs::embedded::{Fault, Operation, Quirks, When};
@@ -145,15 +146,7 @@ fn a_change_of_an_open_file_never_overwrites_a_newer_object() {
 
 #[test]
 fn objects_too_large_for_one_copy_are_changed_in_parts_and_conditionally() {
-    const LIMIT: u64 = 6 << 20;
-    let world = World::new(Options {
-        largest_copy_bytes: LIMIT,
-        ..Options::default()
-    });
-    world.store.set_quirks(Quirks {
-        largest_copy_bytes: Some(LIMIT),
-        ..Quirks::default()
-    });
+    let world = small_limits();
     let large: Vec<u8> = (0..20u32 << 18).flat_map(u32::to_le_bytes).collect();
     world.remote.put("f", &large);
     let mount = world.mount();

@@ -6,22 +6,21 @@
 //! 2. The state that is sent is sealed: writes go on meanwhile and stay dirty. If nobody can tell what came of it, it stays
 //!    sealed, and is sent again with the same identity before anything newer.
 //! 3. A refused condition: our own earlier write, an object that this open may replace, or a conflict ([`super::keep`]).
-//! 4. An upload that the store does not know any more, and attributes that were set after it was created.
+//! 4. An upload that the store does not know any more; attributes that were set after it was created ([`super::rewrite`]).
 
 use super::File;
 use super::copies::{gone, source_is_gone};
-use super::state::{Source, State};
-use super::stream::headers_in;
+use super::state::State;
 use super::upload::{self, Link, Upload};
-use super::{Base, Committed, appends};
+use super::{Committed, appends};
 use crate::base::attributes::xattrs::XATTR;
 use crate::base::attributes::{Attributes, MetadataFormat};
-use crate::base::checksum::Crc32c;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extents::{Backing, Extent, SourceId};
-use crate::base::object::{ByteRange, Condition, ObjectHeaders, ObjectInfo, Version};
+use crate::base::object::{ByteRange, Condition, ObjectInfo, Version};
 use crate::object::outcome::{self, Outcome};
 use crate::object::reader::Reader;
+use crate::plan::copies::{PARALLEL_PART_COPIES, is_copied_at_once};
 use crate::plan::parts::{PartContent, Plan, PlannedPart, Run, SourceSizes, plan_upload, plan_whole_copy};
 use crate::rt;
 use crate::s3::silence;
@@ -328,9 +327,9 @@ impl File {
         let mut plan = plan.map_err(|error| error.on(&state.id))?;
         if let Plan::Copy(source) = plan
             && let Some(bytes) = sizes.get(&source)
-            && *bytes > self.policy.limits.max_part_bytes
+            && !is_copied_at_once(*bytes, &self.policy.limits)
         {
-            plan = Plan::Multipart(plan_whole_copy(source, *bytes, &self.policy));
+            plan = Plan::Multipart(plan_whole_copy(source, *bytes, &self.policy.limits));
         }
         if !matches!(plan, Plan::Multipart(_)) {
             self.abandon_upload(&mut state);
@@ -409,14 +408,11 @@ impl File {
         };
         let opened = link.opened(&self.context.client, &self.context.spool).await?;
         let parts = self.ensure_parts(&link, parts).await?;
-        let checksum = parts.iter().try_fold(Crc32c::default(), |whole, part| {
-            part.checksum.map(|next| whole.then(next))
-        });
         let request = CompleteRequest {
             id: link.target.clone(),
             upload: opened.upload,
+            checksum: UploadedPart::whole_checksum(&parts),
             parts,
-            checksum,
             size_bytes,
             condition: condition.clone(),
         };
@@ -468,7 +464,7 @@ impl File {
                     .map_err(|failure| error().get_or_insert(failure).kind())
                     .ok()
             })
-            .buffered(link.max_lanes as usize)
+            .buffered(link.max_lanes as usize + PARALLEL_PART_COPIES)
             .collect()
             .await;
         let failure = error().take();
@@ -480,7 +476,11 @@ impl File {
 
     async fn ensure_part(&self, link: &Arc<Link>, part: PlannedPart) -> Result<UploadedPart> {
         self.wait_until_not_sending(part.number).await;
-        let lane = link.lanes.acquire().await;
+        let lanes = match part.content {
+            PartContent::Copy(..) => &link.copy_lanes,
+            PartContent::Send | PartContent::Sent => &link.lanes,
+        };
+        let lane = lanes.acquire().await;
         let _lane = lane.map_err(|_| Error::new(ErrorKind::ShuttingDown, "the upload is closed"))?;
         {
             let mut state = self.state();
@@ -584,69 +584,6 @@ impl File {
             Some(attributes) => self.rewrite_attributes(attributes).await,
             None => Ok(()),
         }
-    }
-
-    /// Attributes were set after the upload was created, with the former ones in it: a copy onto itself replaces them.
-    /// Objects too large for one copy keep the former ones: copying all their parts again is not worth an mtime.
-    async fn rewrite_attributes(&self, attributes: Attributes) -> Result<()> {
-        let transaction = rt::random_id();
-        let (id, version, headers) = {
-            let state = self.state();
-            let Base::Known(version) = &state.base else {
-                return Ok(());
-            };
-            let mut headers = state.headers.clone();
-            appends::hand_on(&mut headers, true);
-            let headers = headers_in(self.context.metadata_format, &headers, &attributes, &transaction);
-            (state.id.clone(), version.clone(), headers)
-        };
-        if self.context.metadata_format == MetadataFormat::None {
-            return Ok(());
-        }
-        if version.size_bytes > self.policy.limits.max_part_bytes {
-            tracing::info!(object = %id, "attributes set during the upload are not stored: the object is too large");
-            return Ok(());
-        }
-        let request = CopyRequest {
-            from: id.clone(),
-            from_etag: version.etag.clone(),
-            size_bytes: version.size_bytes,
-            to: id.clone(),
-            condition: Condition::Matches(version.etag.clone()),
-            headers: Some(headers.clone()),
-        };
-        let client = &self.context.client;
-        let copied = outcome::settle(client, &id, &transaction, &request.condition, || {
-            client.copy(&request)
-        })
-        .await;
-        match copied {
-            Ok(Outcome::Stored(version)) => {
-                self.rebase(version, attributes, &headers);
-                Ok(())
-            }
-            // Somebody replaced the object already: the content was committed, and these attributes are nobody's now.
-            Ok(Outcome::Lost(_)) => Ok(()),
-            Err(error) => {
-                // The next commit finds nothing to send but the attributes.
-                self.state().note_change();
-                Err(error)
-            }
-        }
-    }
-
-    /// The same bytes are another version now, with these attributes.
-    fn rebase(&self, version: Version, attributes: Attributes, headers: &ObjectHeaders) {
-        let mut state = self.state();
-        appends::copy_identities(headers, &mut state.headers);
-        let (client, budget) = (self.context.client.clone(), self.context.budget.clone());
-        let reader = Reader::new(client, budget, state.id.clone(), version.clone());
-        state.source = Some(Source::of(state.id.clone(), reader));
-        state.base = Base::Known(version.clone());
-        let attributes = written(self.context.metadata_format, attributes);
-        state.unreported = Some(Committed::new(version, attributes));
-        drop(state);
-        self.tell();
     }
 }
 

@@ -20,6 +20,7 @@ use crate::base::limits::UploadLimits;
 use crate::base::object::{ByteRange, Condition, ETag, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::object::budget::{Buffer, KEPT_BUFFER_BYTES};
 use crate::object::reader::Reader;
+use crate::plan::copies::COPY_PART_BYTES;
 use crate::plan::grid::PartGrid;
 use crate::plan::parts::UploadPolicy;
 use crate::rt;
@@ -708,16 +709,15 @@ impl State {
 }
 
 /// Sizes of uploads that fit into a memory budget of `limit_bytes`: a part is at most a quarter of it.
-pub fn policy_for(limit_bytes: u64) -> UploadPolicy {
+pub fn policy_for(limit_bytes: u64, limits: UploadLimits) -> UploadPolicy {
     use crate::base::limits::{GIB, MIB};
-    let limits = UploadLimits::S3;
     let quarter = limit_bytes / 4 / MIB * MIB;
     let part_bytes = (8 * MIB).min(quarter).max(limits.min_part_bytes);
     UploadPolicy {
         limits,
         part_bytes,
         max_sent_part_bytes: quarter.clamp(part_bytes, 4 * GIB),
-        copy_part_bytes: 512 * MIB,
+        copy_part_bytes: COPY_PART_BYTES,
         max_put_bytes: (16 * MIB).min(quarter).max(limits.min_part_bytes),
     }
 }

@@ -8,8 +8,8 @@
 use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::{ByteRange, ObjectHeaders, ObjectId};
+use crate::plan::copies::PARALLEL_PART_COPIES;
 use crate::plan::parts::SentPart;
-use crate::rt;
 use crate::s3::Client;
 use crate::s3::types::{UploadId, UploadedPart};
 use crate::spool::{OpenUpload, RecordId, Spool};
@@ -37,6 +37,8 @@ pub struct Link {
     pub attributes: Attributes,
     pub lanes: Semaphore,
     pub max_lanes: u32,
+    /// Parts that the store copies need no memory, and have turns of their own.
+    pub copy_lanes: Semaphore,
     opened: OnceCell<Opened>,
 }
 
@@ -110,6 +112,7 @@ impl Link {
             attributes,
             max_lanes: lanes,
             lanes: Semaphore::new(lanes as usize),
+            copy_lanes: Semaphore::new(PARALLEL_PART_COPIES),
             opened: OnceCell::new(),
         })
     }
@@ -132,20 +135,8 @@ impl Link {
             key: self.target.key.to_string(),
             upload_id: upload.0.clone(),
         };
-        let spool = spool.clone();
-        match rt::blocking(move || spool.record_upload(&record)).await {
-            Ok(record) => Ok(Opened {
-                upload,
-                record: Some(record),
-            }),
-            // A stream needs no disk.
-            Err(error) if matches!(error.kind(), ErrorKind::LocalIo(libc::ENOSPC | libc::EDQUOT)) => {
-                tracing::warn!(
-                    %error, object = %self.target,
-                    "an upload is not recorded on this machine: if the mount is killed, nobody aborts it"
-                );
-                Ok(Opened { upload, record: None })
-            }
+        match spool.note_upload(record).await {
+            Ok(record) => Ok(Opened { upload, record }),
             Err(error) => {
                 if let Err(aborting) = client.abort_upload(&self.target, &upload).await {
                     tracing::warn!(error = %aborting, upload = %upload.0, "an unused upload stays in the store");
@@ -159,8 +150,10 @@ impl Link {
     /// the next mount aborts it.
     pub async fn abort(&self, client: &Client, spool: &Arc<Spool>) {
         let _all = self.lanes.acquire_many(self.max_lanes).await;
+        let _copies = self.copy_lanes.acquire_many(PARALLEL_PART_COPIES as u32).await;
         // Who still waits for a turn must not open the upload anew: nobody would abort that one.
         self.lanes.close();
+        self.copy_lanes.close();
         let Some(opened) = self.opened.get().cloned() else {
             return;
         };
@@ -188,10 +181,7 @@ pub async fn abort_leftover(client: &Client, spool: &Arc<Spool>, record: RecordI
 
 /// Removes a record whose work is finished. A failure costs the next mount a request, no more.
 pub async fn forget(spool: &Arc<Spool>, record: RecordId) {
-    let spool = spool.clone();
-    if let Err(error) = rt::blocking(move || spool.forget(record)).await {
-        tracing::warn!(%error, "a record of finished work could not be removed");
-    }
+    spool.finished(record).await;
 }
 
 impl Upload {
