@@ -1,13 +1,13 @@
 //! One method per kernel request.
 
-use super::{buffers, convert, dispatch};
+use super::{buffers, convert, dispatch, replies};
 use crate::base::error::Result;
 use crate::base::read_bytes::ReadBytes;
 use crate::fs::attr::{Attr, Change};
 use crate::fs::io::WriteHow;
 use crate::fs::open::Opened;
 use crate::fs::readdir::DirectoryEntry;
-use crate::fs::{Caller, Fs, Kind, Node};
+use crate::fs::{Caller, Fs, Node};
 use crate::rt::Handle;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
@@ -51,7 +51,7 @@ impl Handlers {
             name,
             async move { operation.await.map(|node| fs.attr(&node)) },
             |result| match result {
-                Ok(attr) => reply_entry(reply, &attr),
+                Ok(attr) => replies::entry(reply, &attr),
                 Err(errno) => reply.error(errno),
             },
         );
@@ -77,10 +77,6 @@ fn caller(request: &Request) -> Caller {
 
 fn owned(name: &OsStr) -> Result<String> {
     convert::name(name).map(str::to_owned)
-}
-
-fn reply_entry(reply: ReplyEntry, attr: &Attr) {
-    reply.entry(&attr.ttl, &convert::file_attr(attr), Generation(0));
 }
 
 impl Filesystem for Handlers {
@@ -110,8 +106,8 @@ impl Filesystem for Handlers {
             Ok(found.map(|node| fs.attr(&node)))
         };
         self.run("lookup", operation, move |result| match result {
-            Ok(Some(attr)) => reply_entry(reply, &attr),
-            Ok(None) => reply_absent(reply, negative_ttl),
+            Ok(Some(attr)) => replies::entry(reply, &attr),
+            Ok(None) => replies::absent(reply, negative_ttl),
             Err(errno) => reply.error(errno),
         });
     }
@@ -129,7 +125,7 @@ impl Filesystem for Handlers {
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let fs = self.fs.clone();
         self.run("getattr", async move { fs.attributes(ino.0).await }, |result| {
-            reply_attr(reply, result);
+            replies::attr(reply, result);
         });
     }
 
@@ -166,7 +162,7 @@ impl Filesystem for Handlers {
             "setattr",
             async move { fs.set_attributes(ino.0, change, handle).await },
             |result| {
-                reply_attr(reply, result);
+                replies::attr(reply, result);
             },
         );
     }
@@ -359,7 +355,7 @@ impl Filesystem for Handlers {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino_in: INodeNo,
         from: FileHandle,
         from_offset: u64,
@@ -371,7 +367,16 @@ impl Filesystem for Handlers {
         reply: ReplyWrite,
     ) {
         let fs = self.fs.clone();
-        let operation = async move { fs.copy_range((from.0, from_offset), (to.0, to_offset), len).await };
+        let drops_set_id = request.uid() != 0;
+        let operation = async move {
+            let copied = fs
+                .copy_range((from.0, from_offset), (to.0, to_offset), len)
+                .await?;
+            if drops_set_id {
+                fs.drop_set_id(to.0)?;
+            }
+            Ok(copied)
+        };
         self.run("copy_file_range", operation, |result| match result {
             Ok(copied) => reply.written(copied as u32),
             Err(errno) => reply.error(errno),
@@ -380,7 +385,7 @@ impl Filesystem for Handlers {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -389,7 +394,14 @@ impl Filesystem for Handlers {
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
-        let operation = async move { fs.allocate(handle.0, offset, length, mode).await };
+        let drops_set_id = request.uid() != 0;
+        let operation = async move {
+            fs.allocate(handle.0, offset, length, mode).await?;
+            if drops_set_id {
+                fs.drop_set_id(handle.0)?;
+            }
+            Ok(())
+        };
         self.empty("fallocate", operation, reply);
     }
 
@@ -623,35 +635,4 @@ impl Filesystem for Handlers {
             Err(errno) => reply.error(errno),
         });
     }
-}
-
-fn reply_attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
-    match result {
-        Ok(attr) => reply.attr(&attr.ttl, &convert::file_attr(&attr)),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-/// Inode number 0 with a time to live: the kernel remembers that the name is not there (`fuse_lowlevel.h`,
-/// `fuse_entry_param`).
-fn reply_absent(reply: ReplyEntry, ttl: Duration) {
-    if ttl.is_zero() {
-        reply.error(Errno::ENOENT);
-        return;
-    }
-    let absent = Attr {
-        ino: 0,
-        kind: Kind::File,
-        size_bytes: 0,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        links: 0,
-        device: 0,
-        atime: SystemTime::UNIX_EPOCH,
-        mtime: SystemTime::UNIX_EPOCH,
-        ctime: SystemTime::UNIX_EPOCH,
-        ttl,
-    };
-    reply_entry(reply, &absent);
 }

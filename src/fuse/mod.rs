@@ -14,6 +14,7 @@ mod device;
 mod dispatch;
 mod handlers;
 mod notify;
+mod replies;
 mod session;
 mod xattrs;
 

@@ -15,6 +15,7 @@ use super::types::{ListPage, ListRequest, ListedObject};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::{ETag, ObjectId};
 use crate::telemetry::RequestClass;
+use aws_sdk_s3::error::BuildError;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::{Delete, EncodingType, ObjectIdentifier};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
@@ -173,7 +174,44 @@ impl Client {
                 .set_e_tag(etag.map(ETag::quoted))
                 .build()
         });
-        let identifiers: std::result::Result<Vec<_>, _> = identifiers.collect();
+        self.send_batch(bucket, identifiers.collect()).await
+    }
+
+    /// Deletes versions of objects for good, in batches. Returns the failures, by key.
+    ///
+    /// # Errors
+    /// When a whole request failed: then nothing is known of its versions.
+    pub async fn remove_versions(
+        &self,
+        bucket: &str,
+        versions: &[(String, String)],
+    ) -> Result<Vec<(String, Error)>> {
+        let (plain, mut single): (Vec<_>, Vec<_>) = versions.iter().partition(|(key, _)| fits_into_xml(key));
+        let mut failures = Vec::new();
+        for batch in plain.chunks(MAX_BATCH) {
+            let identifiers = batch
+                .iter()
+                .map(|(key, id)| ObjectIdentifier::builder().key(key).version_id(id).build());
+            match self.send_batch(bucket, identifiers.collect()).await {
+                Ok(failed) => failures.extend(failed),
+                Err(error) if error.kind() == ErrorKind::Unsupported => single.extend(batch),
+                Err(error) => return Err(error),
+            }
+        }
+        for (key, version_id) in single {
+            let removed = self
+                .delete_version(&ObjectId::new(bucket, key.as_str()), version_id)
+                .await;
+            failures.extend(removed.err().map(|error| (key.clone(), error)));
+        }
+        Ok(failures)
+    }
+
+    async fn send_batch(
+        &self,
+        bucket: &str,
+        identifiers: std::result::Result<Vec<ObjectIdentifier>, BuildError>,
+    ) -> Result<Vec<(String, Error)>> {
         let delete = identifiers.and_then(|all| Delete::builder().set_objects(Some(all)).quiet(true).build());
         let delete =
             delete.map_err(|error| Error::new(ErrorKind::Internal, error.to_string()).on_bucket(bucket))?;

@@ -28,6 +28,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// So many objects tell how a directory's objects are stored.
+const STORAGE_SAMPLE: usize = 3;
 /// S3 returns at most this many keys in a page.
 const PAGE_KEYS: u32 = 1_000;
 
@@ -172,6 +174,9 @@ impl Tree {
             if entries.is_empty() {
                 return Ok(());
             }
+            if position == 0 {
+                self.sample_storage(&entries, way).await;
+            }
             position = next;
             let has_failed = AtomicBool::new(false);
             let mut results = stream::iter(entries)
@@ -208,6 +213,23 @@ impl Tree {
                 return Err(FailedCopies { error, uncertain });
             }
         }
+    }
+
+    /// Looks at a few objects: if one is stored otherwise than its copy would be, which no listing tells of its encryption,
+    /// each is looked at before it is copied.
+    async fn sample_storage(&self, entries: &[ManifestEntry], way: &Move) {
+        if self.client.has_seen_other_storage() {
+            return;
+        }
+        let objects: Vec<_> = entries.iter().filter(|entry| !is_marker(entry)).collect();
+        let step = objects.len().div_ceil(STORAGE_SAMPLE).max(1);
+        let sample = objects.into_iter().step_by(step);
+        let looks = sample.map(|entry| {
+            let source = way.source(&entry.key);
+            async move { self.client.head(&source).await }
+        });
+        // What fails here is met by its copy.
+        future::join_all(looks).await;
     }
 
     /// `None` when the source is gone.

@@ -8,13 +8,14 @@
 //! 2. That costs a request for a thousand objects, in bounded memory: listing and copies are read side by side
 //!    ([`Present`]). Stores list in different orders; what is not found in a page nearby is looked at by itself.
 //! 3. Stores that keep a tree of directories cannot remove a directory before what is in it: markers are deleted last,
-//!    the deepest first ([`Removal`]). They have no bytes; what they say about a directory goes by the ETag alone.
+//!    the deepest first ([`Removal`]), each after a look at it: without bytes, all that it has is its metadata.
 
 use super::Tree;
 use super::moves::{Copies, Move, read, unix_s};
-use super::rename::{PARALLEL_MOVES, loses_nothing, says_the_same};
+use super::rename::{PARALLEL_MOVES, is_copy, says_the_same};
 use crate::base::error::{ErrorKind, Result};
 use crate::base::object::{ETag, ObjectId};
+use crate::s3::capabilities::{Feature, Support};
 use crate::spool::manifest::{Manifest, ManifestEntry};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -30,9 +31,11 @@ impl Tree {
     /// The first error; the rest is still there under both names.
     pub async fn delete_copied(&self, copies: &Copies, way: &Move) -> Result<()> {
         let mut present = Present::new(way);
+        let support = self.client.capabilities().get(Feature::MarkerMetadata);
+        let markers_speak = !matches!(support, Support::Ignored | Support::Refused);
         let mut removal = Removal::of(&copies.sources);
         while let Some(entries) = removal.next().await? {
-            if !entries.iter().all(is_marker) {
+            if markers_speak || !entries.iter().all(is_marker) {
                 present.go_to(self, &entries).await?;
             }
             let (unchanged, doubtful) = {
@@ -40,7 +43,8 @@ impl Tree {
                 let shown = entries
                     .into_iter()
                     .filter(|entry| !table.is_hidden(&way.source(&entry.key)));
-                shown.partition::<Vec<_>, _>(|entry| is_marker(entry) || present.has(entry))
+                let says_nothing = |entry: &ManifestEntry| is_marker(entry) && !markers_speak;
+                shown.partition::<Vec<_>, _>(|entry| says_nothing(entry) || present.has(entry))
             };
             let looked_at = stream::iter(doubtful)
                 .map(|entry| self.unless_written_since(entry, way))
@@ -65,12 +69,15 @@ impl Tree {
         let Some(now) = self.look_at(&source).await? else {
             return Ok(None);
         };
+        if now.version.etag == entry.etag && unix_s(now.version.last_modified) == entry.modified_unix_s {
+            return Ok(Some((entry.key, entry.etag)));
+        }
         let copy = self.look_at(&target).await?;
         let is_copied = copy.is_some_and(|copy| {
             // The copy of these bytes, whatever its tag is.
             let was_copied =
                 now.version.etag == entry.etag && now.version.size_bytes == copy.version.size_bytes;
-            was_copied && says_the_same(&now, &copy) || loses_nothing(&source, &now, &copy)
+            (was_copied || is_copy(&now, &copy)) && says_the_same(&now, &copy)
         });
         if !is_copied {
             stays(&source);

@@ -5,10 +5,13 @@ use crate::on_the_embedded_store;
 use crate::schema;
 use crate::shell::Shell;
 use crate::support::store::Store;
+use pailfs::embedded::{Fault, Operation, When};
 
 on_the_embedded_store!(
     all_versions_are_listed,
     what_was_deleted_comes_back,
+    many_are_brought_back_with_few_requests,
+    what_cannot_be_brought_back_is_told,
     a_bucket_without_versions_is_told,
 );
 
@@ -85,6 +88,46 @@ fn what_was_deleted_comes_back(store: &Store) {
                 .contains("pailfs versions")
         );
     }
+}
+
+fn many_are_brought_back_with_few_requests(store: &Store) {
+    const KEYS: usize = 1_200;
+    store.bucket.keep_versions();
+    let keys: Vec<String> = (0..KEYS).map(|n| format!("d/{n:04}")).collect();
+    store.bucket.put_all(keys.clone(), b"x");
+    // Deleted twice: both markers are above.
+    for _ in 0..2 {
+        store.bucket.delete_all(&keys);
+    }
+    let shell = Shell::new(store);
+    let counts = store.server().counts().clone();
+    counts.reset();
+    let summary = shell.json(&["undelete", "--json", "--recursive", &shell.at_key("d")]);
+    assert_eq!(summary["undeleted"], KEYS);
+    assert_eq!(store.bucket.keys("").len(), KEYS);
+    assert_eq!(counts.of(Operation::Delete), 0, "{:?}", counts.all());
+    // A request takes a thousand.
+    assert!(counts.of(Operation::DeleteMany) <= 4, "{:?}", counts.all());
+}
+
+fn what_cannot_be_brought_back_is_told(store: &Store) {
+    store.bucket.keep_versions();
+    for key in ["a", "b"] {
+        store.bucket.put(key, "x");
+        store.bucket.delete(key);
+    }
+    let shell = Shell::new(store);
+    let refused = When::on(Operation::DeleteMany);
+    store
+        .server()
+        .faults()
+        .inject(refused, Fault::Answer("AccessDenied"));
+    let done = shell.output(&["undelete", "--json", "--recursive", &shell.at_key("")]);
+    assert!(!done.status.success(), "{done:#?}");
+    assert_eq!(error_of(&done)["code"], "AccessDenied", "{done:#?}");
+    assert_eq!(store.bucket.keys(""), [""; 0]);
+    shell.run(&["undelete", "--recursive", &shell.at_key("")]);
+    assert_eq!(store.bucket.keys(""), ["a", "b"]);
 }
 
 fn a_bucket_without_versions_is_told(store: &Store) {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 crate::on_the_embedded_store!(
     how_an_object_is_stored_survives_edits_and_renames,
+    encryption_that_no_listing_shows_survives_the_first_rename,
     options_say_how_all_is_stored,
     a_key_of_ones_own,
 );
@@ -39,6 +40,28 @@ fn how_an_object_is_stored_survives_edits_and_renames(store: &Store) {
     }
     // A new object is stored as the bucket says, whatever its bytes came from.
     assert_eq!(stored(store, "copied").0, "STANDARD");
+}
+
+fn encryption_that_no_listing_shows_survives_the_first_rename(store: &Store) {
+    // What a mount looks at when it begins.
+    for key in ["a1", "a2", "a3"] {
+        store.bucket.put(key, "plain");
+    }
+    for key in ["moved", "dir/a", "dir/b", "waits"] {
+        store.bucket.put_stored(key, "content", "STANDARD", "the-key");
+    }
+    let expected = ("STANDARD".to_owned(), "the-key".to_owned());
+    for (change, key) in [
+        ("mv moved moved-away", "moved-away"),
+        ("mv dir dir2", "dir2/a"),
+        ("chmod 600 waits; mv waits waited", "waited"),
+    ] {
+        let mount = store.mount().start();
+        bash(&mount.path(), &format!("ls -l . dir* > /dev/null; {change}"));
+        mount.unmount();
+        assert_eq!(stored(store, key), expected, "{change}");
+    }
+    assert_eq!(stored(store, "dir2/b"), expected);
 }
 
 fn options_say_how_all_is_stored(store: &Store) {
@@ -104,7 +127,8 @@ fn a_key_of_ones_own(store: &Store) {
             .mount()
             .at(&place)
             .options(&options)
-            .expect_in_log("HeadObject")
+            // It is shown as a file; reading it is refused.
+            .expect_in_log("GetObject")
             .start();
         let read = bash(
             &wrong.path(),

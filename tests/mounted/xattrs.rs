@@ -264,26 +264,42 @@ assert errno_of(get, 'file', 'user.s3.error') == 'ENODATA'
     );
 }
 
+/// Ways of changing what is in the file, none of which needs a privilege.
+const CHANGES: [&str; 7] = [
+    "echo more >> file",
+    ": > file",
+    "echo new > file",
+    "truncate -s 3 file",
+    "printf x | dd of=file conv=notrunc status=none",
+    "fallocate -l 100 file",
+    "python3 -c 'import os; a = os.open(\"other\", os.O_RDONLY); b = os.open(\"file\", os.O_WRONLY); os.copy_file_range(a, b, 3)'",
+];
+
 fn writing_drops_set_user_id(store: &Store) {
     if !crate::support::is_root() {
         return;
     }
     let mount = store.mount().options("--allow-other -o suid").start();
     files::write(&mount.join("file"), b"data").expect("written");
+    bash(&mount.path(), "chmod 777 .; echo other > other; chmod 644 other");
+    let mode = || bash(&mount.path(), "stat -c %a file");
+    for change in CHANGES {
+        bash(&mount.path(), &format!("chmod 6777 file; {change}"));
+        assert_eq!(mode(), "6777\n", "root may: {change}");
+        Tool::new("bash")
+            .args(["-c", &format!("cd $0 && {change}")])
+            .arg(mount.path())
+            .user(crate::support::mount::NOBODY)
+            .run();
+        assert_eq!(mode(), "777\n", "{change}");
+    }
+    let stored = || store.bucket.metadata("file")["file-permissions"].clone();
+    bash(&mount.path(), "sync file");
+    assert_eq!(stored(), "0100777");
+    // Without execution by the group that bit means mandatory locking.
     bash(
         &mount.path(),
-        "chmod 777 .; chmod 6777 file; echo as root >> file; test \"$(stat -c %a file)\" = 6777",
+        "chmod 6777 file; chown 1:1 file; test \"$(stat -c %a file)\" = 777; chmod 2745 file; chown 2:2 file; sync file",
     );
-    Tool::new("bash")
-        .args([
-            "-c",
-            "cd $0 && echo more >> file && test \"$(stat -c %a file)\" = 777",
-        ])
-        .arg(mount.path())
-        .user(crate::support::mount::NOBODY)
-        .run();
-    bash(
-        &mount.path(),
-        "chmod 6777 file; chown 1:1 file; test \"$(stat -c %a file)\" = 777",
-    );
+    assert_eq!((mode(), stored()), ("2745\n".to_owned(), "0102745".to_owned()));
 }

@@ -195,6 +195,19 @@ impl Bucket {
     }
 
     /// All keys with this prefix, in the store's order.
+    /// Many at once.
+    pub fn delete_all(&self, keys: &[String]) {
+        use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+        for keys in keys.chunks(1_000) {
+            let objects = keys
+                .iter()
+                .map(|key| ObjectIdentifier::builder().key(key).build().expect("a key"));
+            let delete = Delete::builder().set_objects(Some(objects.collect())).build();
+            let request = self.client.delete_objects().bucket(&self.name);
+            block_on(request.delete(delete.expect("keys")).send()).expect("deleted");
+        }
+    }
+
     pub fn keys(&self, prefix: &str) -> Vec<String> {
         let request = self.client.list_objects_v2().bucket(&self.name).prefix(prefix);
         let pages = request.into_paginator().send();

@@ -1,21 +1,21 @@
 //! `pailfs undelete`: brings back what was deleted in a versioned bucket, by removing the delete markers above it.
 //!
-//! 1. The markers of a key go from the oldest on: until the last has gone the key stays deleted, and it does not show an older
-//!    state in between.
+//! 1. Of a key all markers above its newest version go, many keys' with one request: until the last has gone the key stays
+//!    deleted, and it never shows an older state.
 //! 2. Whoever writes the key meanwhile is not disturbed: markers are removed by their version.
-//! 3. Of any number of keys one page is in memory.
+//! 3. Of any number of keys one page is in memory, and the markers of one batch.
 
 use super::args::UndeleteArgs;
 use super::location::Location;
 use super::output::{self, Output, Stop};
 use super::versions::check_versioning;
 use super::{block_on, connect_plainly};
-use crate::base::object::ObjectId;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::report;
 use crate::s3::Client;
 use crate::s3::versions::VersionsRequest;
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 const PAGE_ENTRIES: u32 = 1000;
 
@@ -42,6 +42,7 @@ pub fn run(args: &UndeleteArgs) -> Result<(), Failure> {
         let mut work = Work {
             client: &client,
             as_json: args.common.json,
+            markers: Vec::new(),
             summary: Summary::default(),
         };
         for location in &args.locations {
@@ -79,6 +80,8 @@ struct Current {
 struct Work<'a> {
     client: &'a Client,
     as_json: bool,
+    /// Keys and markers that are to go with the next request.
+    markers: Vec<(String, String)>,
     summary: Summary,
 }
 
@@ -125,8 +128,11 @@ impl Work<'_> {
                     current.markers.push(version.version_id);
                 } else {
                     current.is_decided = true;
-                    self.remove_markers(&location.bucket, &current).await;
+                    self.decided(&mut current);
                 }
+            }
+            if self.markers.len() >= PAGE_ENTRIES as usize {
+                self.remove_markers(&location.bucket).await?;
             }
             request.from = page.next.filter(|_| !is_behind);
             if request.from.is_none() {
@@ -134,6 +140,7 @@ impl Work<'_> {
             }
         }
         self.leave(&current);
+        self.remove_markers(&location.bucket).await?;
         if !found && !recursive {
             self.summary.missing += 1;
         }
@@ -146,19 +153,28 @@ impl Work<'_> {
         }
     }
 
-    async fn remove_markers(&mut self, bucket: &str, current: &Current) {
+    /// All that is above the newest version of the key is known.
+    fn decided(&mut self, current: &mut Current) {
         if current.markers.is_empty() {
             self.summary.present += 1;
-            return;
         }
-        let id = ObjectId::new(bucket, current.key.as_str());
-        for marker in current.markers.iter().rev() {
-            if let Err(error) = self.client.delete_version(&id, marker).await {
-                self.summary.failed += 1;
+        let markers = current.markers.drain(..).rev();
+        self.markers
+            .extend(markers.map(|marker| (current.key.clone(), marker)));
+    }
+
+    async fn remove_markers(&mut self, bucket: &str) -> Result<(), Failure> {
+        let markers = std::mem::take(&mut self.markers);
+        let keys: BTreeSet<&String> = markers.iter().map(|(key, _)| key).collect();
+        let failures = self.client.remove_versions(bucket, &markers).await?;
+        let mut failed = BTreeSet::new();
+        for (key, error) in failures {
+            if failed.insert(key) {
                 report(&error.into(), self.as_json);
-                return;
             }
         }
-        self.summary.undeleted += 1;
+        self.summary.failed += failed.len() as u64;
+        self.summary.undeleted += (keys.len() - failed.len()) as u64;
+        Ok(())
     }
 }
