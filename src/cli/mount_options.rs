@@ -21,6 +21,10 @@ pub struct ExtraOptions {
     pub default_permissions: bool,
 }
 
+/// mount(8) gives all options of the mount again, the kernel's own among them.
+const CANNOT_REMOUNT: &str = "-o remount: a mount keeps its options. `mount -i -o remount,ro MOUNTPOINT` has the kernel refuse \
+    writing (rw: no more); for anything else unmount it and mount it again";
+
 /// Moves everything in `args.options` into the other fields of `args`.
 ///
 /// # Errors
@@ -28,6 +32,10 @@ pub struct ExtraOptions {
 pub fn apply(args: &mut MountArgs) -> Result<ExtraOptions, String> {
     let mut extra = ExtraOptions::default();
     let mut from_options = MountArgs::default();
+    let mut all = args.options.iter().flat_map(|list| list.split(','));
+    if all.any(|option| option == "remount") {
+        return Err(CANNOT_REMOUNT.into());
+    }
     for list in std::mem::take(&mut args.options) {
         for option in list.split(',').filter(|option| !option.is_empty()) {
             apply_one(option, &mut from_options, &mut extra)
@@ -67,7 +75,6 @@ fn apply_one(option: &str, args: &mut MountArgs, extra: &mut ExtraOptions) -> Re
         "use_path_request_style" => args.endpoint.path_style = Some(PathStyleArg::Always),
         "default_permissions" => extra.default_permissions = true,
         "foreground" => args.foreground = true,
-        "remount" => return Err("a mount cannot be changed; unmount it and mount it again".into()),
         "allow_root" => return Err("not supported; use allow_other".into()),
         name if takes_value(name) => return Err(format!("needs a value: {name}=…")),
         _ => return Err("unknown option".into()),
@@ -337,7 +344,10 @@ mod tests {
             ("memory=lots", "-o memory=lots: size"),
             ("memory", "-o memory: needs a value"),
             ("path_style=sometimes", "expected one of auto, always, never"),
-            ("remount,ro", "-o remount"),
+            (
+                "rw,nosuid,relatime,user_id=0,remount,ro",
+                "-o remount: a mount keeps",
+            ),
         ] {
             let message = parse(options).expect_err(options);
             assert!(message.contains(part), "{message}");

@@ -1,6 +1,6 @@
 //! A read-only mount writes nothing: neither for its user, nor for itself.
 
-use crate::support::command::bash;
+use crate::support::command::{Tool, bash};
 use crate::support::files::{self, errno};
 use crate::support::mount::Place;
 use crate::support::store::Store;
@@ -12,6 +12,7 @@ crate::on_each_store!(every_change_is_refused);
 crate::on_the_embedded_store!(
     nothing_is_written_to_the_store,
     what_is_unsent_waits_for_a_mount_that_may_write,
+    the_kernel_refuses_writing_after_a_remount,
 );
 
 fn every_change_is_refused(store: &Store) {
@@ -39,6 +40,36 @@ fn every_change_is_refused(store: &Store) {
         mount.unmount();
     }
     assert_eq!(store.bucket.keys(""), ["dir/file"]);
+}
+
+fn the_kernel_refuses_writing_after_a_remount(store: &Store) {
+    if !crate::support::is_root() {
+        return;
+    }
+    let mount = store.mount().start();
+    let remount = |as_what: &str| {
+        let options = format!("remount,{as_what}");
+        Tool::new("mount")
+            .args(["-i", "-o", &options])
+            .arg(mount.path())
+            .run()
+    };
+    files::write(&mount.join("file"), b"before").expect("written");
+    remount("ro");
+    assert_eq!(errno(files::write(&mount.join("file"), b"x")), libc::EROFS);
+    assert_eq!(errno(fs::remove_file(mount.join("file"))), libc::EROFS);
+    assert_eq!(fs::read(mount.join("file")).expect("read"), b"before");
+    remount("rw");
+    files::write(&mount.join("file"), b"after").expect("written");
+    assert_eq!(store.bucket.text("file"), "after");
+    // The program itself says what can be done.
+    let place = Place::new();
+    let refused = store
+        .mount()
+        .at(&place)
+        .options("-o rw,nosuid,nodev,relatime,user_id=0,group_id=0,remount,ro")
+        .fail_to_start();
+    refused.fails(2, "mount -i -o remount,ro");
 }
 
 fn nothing_is_written_to_the_store(store: &Store) {

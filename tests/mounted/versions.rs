@@ -1,13 +1,18 @@
 //! Versioned buckets: as they were, and with all versions.
 
 use crate::support::command::bash;
+use crate::support::mount::Place;
 use crate::support::store::Store;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 crate::on_the_embedded_store!(
     versions_are_files_of_hidden_directories,
     a_bucket_is_mounted_as_it_was,
     where_nothing_is_kept_nothing_is_shown,
+    what_is_kept_on_disk_is_of_the_version_that_is_shown,
 );
 
 fn versions_are_files_of_hidden_directories(store: &Store) {
@@ -89,4 +94,62 @@ fn where_nothing_is_kept_nothing_is_shown(store: &Store) {
         .options("--versions --at 2026-01-01")
         .fail_to_start();
     both.fails(2, "");
+}
+
+/// One second later: versions have whole seconds.
+fn a_second_later() -> String {
+    std::thread::sleep(Duration::from_millis(1_100));
+    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    std::thread::sleep(Duration::from_millis(1_100));
+    now
+}
+
+/// Contents and attributes are kept for all mounts of a machine, whatever each shows of the bucket. The first version has the
+/// bytes, and so the ETag, of the last.
+fn what_is_kept_on_disk_is_of_the_version_that_is_shown(store: &Store) {
+    store.bucket.keep_versions();
+    let states = [("one", "0100600"), ("two", "0100640"), ("one", "0100604")];
+    let mut times = Vec::new();
+    for (content, mode) in states {
+        store
+            .bucket
+            .put_with_metadata("dir/file", content.repeat(50_000), &[("file-permissions", mode)]);
+        times.push(a_second_later());
+    }
+    let place = Place::new();
+    let start = |options: &str| {
+        let mount = store
+            .mount()
+            .at(&place)
+            .options("--cache-size 64M --attributes full");
+        mount.options(options).start()
+    };
+    let look = |path: &Path| {
+        let stat = fs::metadata(path).expect("there");
+        let content = fs::read_to_string(path).expect("read");
+        (stat.mtime(), format!("0{:o}", stat.mode()), content)
+    };
+    let expected = |(content, mode): (&str, &str)| (mode.to_owned(), content.repeat(50_000));
+    let check = |path: &Path, state| {
+        let (_, mode, content) = look(path);
+        assert!((mode, content) == expected(state), "{} {state:?}", path.display());
+    };
+    // What the first round found is there in the second.
+    for _ in 0..2 {
+        for at in [2, 0, 1] {
+            let mount = start(&format!("--at {}", times[at]));
+            check(&mount.join("dir/file"), states[at]);
+            mount.unmount();
+        }
+        let mount = start("--versions");
+        check(&mount.join("dir/file"), states[2]);
+        let versions = fs::read_dir(mount.join("dir/.versions/file")).expect("listed");
+        let mut versions: Vec<_> = versions
+            .map(|entry| look(&entry.expect("an entry").path()))
+            .collect();
+        versions.sort();
+        let versions = versions.into_iter().map(|(_, mode, content)| (mode, content));
+        assert!(versions.eq(states.map(expected)));
+        mount.unmount();
+    }
 }
