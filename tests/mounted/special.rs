@@ -9,7 +9,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 
 crate::on_each_store!(special_files_survive_a_remount, devices_keep_their_numbers);
-crate::on_the_embedded_store!(types_are_told_without_metadata_of_regular_files);
+crate::on_the_embedded_store!(
+    types_are_told_without_metadata_of_regular_files,
+    a_link_is_read_once,
+);
 
 fn special_files_survive_a_remount(store: &Store) {
     let mount = store.mount().start();
@@ -85,4 +88,21 @@ fn types_are_told_without_metadata_of_regular_files(store: &Store) {
     let heads = counts.of(pailfs::embedded::Operation::Head);
     // The three special ones; and the directory itself.
     assert!(heads <= 4, "{:?}", counts.all());
+}
+
+fn a_link_is_read_once(store: &Store) {
+    let mount = store.mount().start();
+    bash(
+        &mount.path(),
+        "echo x > f; ln -s f link; readlink link | grep -qx f",
+    );
+    let gets = || store.server().counts().of(pailfs::embedded::Operation::Get);
+    assert_eq!(gets(), 0, "the mount made it");
+    mount.unmount();
+    let again = store.mount().start();
+    bash(
+        &again.path(),
+        "for i in 1 2 3; do readlink link; ls -l; done | grep -c 'f$' | grep -qx 9",
+    );
+    assert_eq!(gets(), 1, "{:?}", store.server().counts().all());
 }

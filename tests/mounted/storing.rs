@@ -141,3 +141,28 @@ fn a_key_of_ones_own(store: &Store) {
     let refused = store.mount().at(&place).options(&with(&key)).fail_to_start();
     refused.fails(2, "chmod 600");
 }
+
+/// A store that keeps what the options say, in its own way.
+#[test]
+fn what_options_say_reaches_another_store() {
+    let Some(store) = Store::moto() else { return };
+    let owner = "123456789012";
+    let options = format!(
+        "--sse aws:kms --sse-kms-key-id the-key --storage-class STANDARD_IA --acl public-read --requester-pays --expected-bucket-owner {owner}"
+    );
+    let mount = store.mount().options(&options);
+    let mount = mount
+        .expect_in_log("the endpoint does not do what S3 does")
+        .start();
+    bash(
+        &mount.path(),
+        "echo new > new; mkdir dir; chmod 600 new; mv new dir/moved; ln -s dir/moved link; head -c 9000000 /dev/zero > large",
+    );
+    mount.unmount();
+    for key in ["dir/moved", "dir/", "link", "large"] {
+        let (class, kms_key) = stored(&store, key);
+        assert_eq!(class, "STANDARD_IA", "{key}");
+        assert!(kms_key.ends_with("the-key"), "{key}: {kms_key}");
+        assert!(store.bucket.is_public(key), "{key}");
+    }
+}

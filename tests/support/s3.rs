@@ -168,6 +168,14 @@ impl Bucket {
         block_on(request.send()).unwrap_or_else(|error| panic!("head {key:?}: {error:?}"))
     }
 
+    /// Whether everybody may read the object.
+    pub fn is_public(&self, key: &str) -> bool {
+        let request = self.client.get_object_acl().bucket(&self.name).key(key);
+        let acl = block_on(request.send()).unwrap_or_else(|error| panic!("ACL of {key:?}: {error:?}"));
+        let mut grantees = acl.grants().iter().filter_map(|grant| grant.grantee()?.uri());
+        grantees.any(|uri| uri.ends_with("/AllUsers"))
+    }
+
     pub fn tag(&self, key: &str, name: &str, value: &str) {
         let tag = Tag::builder().key(name).value(value).build().expect("a tag");
         let tags = Tagging::builder().tag_set(tag).build().expect("tags");
