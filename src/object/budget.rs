@@ -11,7 +11,10 @@
 //!    [`ASK_AGAIN`].
 //! 4. Loading what is elsewhere (spool, source version) in order to send it holds memory while the loader waits for more
 //!    of it: such claims together take at most half of the budget ([`Budget::acquire_for_load`]).
-//! 5. Touching fresh memory costs more than filling it: buffers of the usual size are kept for the next user, inside the
+//! 5. What was written and cannot be put anywhere must not take all there is: sending it may need memory for what lies around
+//!    it. So writes leave some free ([`Budget::acquire_for_write`]), which others may have, and what waits for that only does
+//!    not make others wait.
+//! 6. Touching fresh memory costs more than filling it: buffers of the usual size are kept for the next user, inside the
 //!    budget, and are the first to go.
 
 use super::sharing::Sharing;
@@ -55,8 +58,24 @@ struct State {
 }
 
 struct Waiter {
-    bytes: u64,
+    claim: Claim,
     grant: oneshot::Sender<Permit>,
+}
+
+#[derive(Clone, Copy)]
+struct Claim {
+    bytes: u64,
+    /// This much is to be free beside them.
+    leaves_bytes: u64,
+}
+
+impl Claim {
+    fn of(bytes: u64) -> Self {
+        Self {
+            bytes,
+            leaves_bytes: 0,
+        }
+    }
 }
 
 /// Counted while it lives, also where its claim is given up.
@@ -151,16 +170,33 @@ impl Budget {
         self.try_acquire_for(bytes, Need::Ahead)
     }
 
+    /// As [`Self::try_acquire`], for [`Self::acquire_for_write`].
+    pub fn try_acquire_for_write(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
+        self.try_claim(self.claim_for_write(bytes), Need::Now)
+    }
+
     fn try_acquire_for(self: &Arc<Self>, bytes: u64, need: Need) -> Option<Permit> {
-        let short_bytes = match self.take(bytes) {
+        self.try_claim(Claim::of(bytes), need)
+    }
+
+    fn try_claim(self: &Arc<Self>, claim: Claim, need: Need) -> Option<Permit> {
+        let short_bytes = match self.take(claim) {
             Ok(permit) => return Some(permit),
             Err(Taken::InTurn) => return None,
             Err(Taken::Short(short_bytes)) => short_bytes,
         };
-        if bytes > self.limit_bytes || self.reclaim(short_bytes, need) == 0 {
+        if claim.bytes > self.limit_bytes || self.reclaim(short_bytes, need) == 0 {
             return None;
         }
-        self.take(bytes).ok()
+        self.take(claim).ok()
+    }
+
+    /// A part is at most a quarter of the budget, and reading what belongs into it needs a little more.
+    fn claim_for_write(&self, bytes: u64) -> Claim {
+        Claim {
+            bytes,
+            leaves_bytes: (self.limit_bytes / 3).min(self.limit_bytes.saturating_sub(bytes)),
+        }
     }
 
     /// Waits in order of arrival.
@@ -168,17 +204,30 @@ impl Budget {
     /// # Errors
     /// `TimedOut` after the stall time-out; `Internal` for more than the whole budget.
     pub async fn acquire(self: &Arc<Self>, bytes: u64) -> Result<Permit> {
+        self.acquire_claim(Claim::of(bytes)).await
+    }
+
+    /// The same for bytes that stay until they are sent: a third of the budget is left for others.
+    ///
+    /// # Errors
+    /// As [`Self::acquire`].
+    pub async fn acquire_for_write(self: &Arc<Self>, bytes: u64) -> Result<Permit> {
+        self.acquire_claim(self.claim_for_write(bytes)).await
+    }
+
+    async fn acquire_claim(self: &Arc<Self>, claim: Claim) -> Result<Permit> {
+        let bytes = claim.bytes;
         if bytes > self.limit_bytes {
             let message = format!("{bytes} bytes asked of a memory budget of {}", self.limit_bytes);
             return Err(Error::new(ErrorKind::Internal, message));
         }
-        if let Some(permit) = self.try_acquire(bytes) {
+        if let Some(permit) = self.try_claim(claim, Need::Now) {
             return Ok(permit);
         }
         let (grant, mut granted) = oneshot::channel();
         let grants = {
             let mut state = self.state();
-            state.waiters.push_back(Waiter { bytes, grant });
+            state.waiters.push_back(Waiter { claim, grant });
             self.due_grants(&mut state)
         };
         self.hand_out(grants);
@@ -231,13 +280,15 @@ impl Budget {
     pub fn nudge(&self) {
         let short_bytes = {
             let state = self.state();
-            let wanted: u64 = state.waiters.iter().map(|waiter| waiter.bytes).sum();
-            // What is still out counts; what is kept for reuse does not.
-            let free = self.limit_bytes - (state.used_bytes - state.kept_bytes());
+            let claims = || state.waiters.iter().map(|waiter| waiter.claim);
+            let wanted: u64 = claims().map(|claim| claim.bytes).sum();
+            let left: u64 = claims().map(|claim| claim.leaves_bytes).max().unwrap_or(0);
             if wanted == 0 {
                 0
             } else {
-                wanted.min(self.limit_bytes).saturating_sub(free)
+                (wanted + left)
+                    .min(self.limit_bytes)
+                    .saturating_sub(self.free_bytes(&state))
             }
         };
         if short_bytes > 0 {
@@ -246,21 +297,35 @@ impl Budget {
         }
     }
 
-    fn take(self: &Arc<Self>, bytes: u64) -> std::result::Result<Permit, Taken> {
+    fn take(self: &Arc<Self>, claim: Claim) -> std::result::Result<Permit, Taken> {
         let mut state = self.state();
-        if !state.waiters.is_empty() {
+        let is_before =
+            |waiter: &Waiter| claim.leaves_bytes > 0 || !self.waits_for_others(&state, waiter.claim);
+        if state.waiters.iter().any(is_before) {
             return Err(Taken::InTurn);
         }
-        self.make_room_from_kept(&mut state, bytes);
-        let free = self.limit_bytes - state.used_bytes;
-        if bytes > free {
-            return Err(Taken::Short(bytes - free));
+        let wanted_bytes = claim.bytes + claim.leaves_bytes;
+        let free_bytes = self.free_bytes(&state);
+        if wanted_bytes > free_bytes {
+            return Err(Taken::Short(wanted_bytes - free_bytes));
         }
-        state.used_bytes += bytes;
+        self.make_room_from_kept(&mut state, claim.bytes);
+        state.used_bytes += claim.bytes;
         Ok(Permit {
             budget: self.clone(),
-            bytes,
+            bytes: claim.bytes,
         })
+    }
+
+    /// What is not out; what is kept for reuse is not.
+    fn free_bytes(&self, state: &State) -> u64 {
+        self.limit_bytes - (state.used_bytes - state.kept_bytes())
+    }
+
+    /// True when there is memory for it, but then too little would be left.
+    fn waits_for_others(&self, state: &State, claim: Claim) -> bool {
+        let free_bytes = self.free_bytes(state);
+        claim.bytes <= free_bytes && claim.bytes + claim.leaves_bytes > free_bytes
     }
 
     fn make_room_from_kept(&self, state: &mut State, bytes: u64) {
@@ -286,21 +351,27 @@ impl Budget {
         Error::new(ErrorKind::TimedOut, message)
     }
 
-    /// The claims at the head of the queue that fit now; they are counted as taken.
+    /// The claims at the head of the queue that fit now; they are counted as taken. Those that would leave too little stay
+    /// where they are, and what leaves nothing passes them.
     fn due_grants(&self, state: &mut State) -> Vec<Waiter> {
         let mut due = Vec::new();
-        while let Some(first) = state.waiters.front() {
-            let bytes = first.bytes;
-            if first.grant.is_closed() {
-                state.waiters.pop_front();
+        let mut passed = 0;
+        while let Some(next) = state.waiters.get(passed) {
+            let claim = next.claim;
+            if next.grant.is_closed() {
+                state.waiters.remove(passed);
                 continue;
             }
-            self.make_room_from_kept(state, bytes);
-            if bytes > self.limit_bytes - state.used_bytes {
+            if claim.leaves_bytes > 0 && (passed > 0 || self.waits_for_others(state, claim)) {
+                passed += 1;
+                continue;
+            }
+            if claim.bytes > self.free_bytes(state) {
                 break;
             }
-            state.used_bytes += bytes;
-            due.extend(state.waiters.pop_front());
+            self.make_room_from_kept(state, claim.bytes);
+            state.used_bytes += claim.bytes;
+            due.extend(state.waiters.remove(passed));
         }
         due
     }
@@ -310,7 +381,7 @@ impl Budget {
         for waiter in due {
             drop(waiter.grant.send(Permit {
                 budget: self.clone(),
-                bytes: waiter.bytes,
+                bytes: waiter.claim.bytes,
             }));
         }
     }

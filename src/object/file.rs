@@ -483,7 +483,7 @@ impl File {
                 Tried::Done(start) => return Some(start),
                 Tried::NeedsBuffers(sizes) => {
                     spare.clear();
-                    let permit = self.context.budget.try_acquire(sizes.iter().sum())?;
+                    let permit = self.context.budget.try_acquire_for_write(sizes.iter().sum())?;
                     spare = buffers(permit, sizes);
                 }
                 Tried::Outgrew(_) | Tried::NeedsCommit => return None,

@@ -7,9 +7,10 @@ use crate::support::store::Store;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-crate::on_the_embedded_store!(a_stream_needs_no_disk);
+crate::on_the_embedded_store!(a_stream_needs_no_disk_and_other_writes_say_so);
 
 const MIB: usize = 1 << 20;
 
@@ -49,7 +50,7 @@ impl Drop for SmallDisk {
     }
 }
 
-fn a_stream_needs_no_disk(store: &Store) {
+fn a_stream_needs_no_disk_and_other_writes_say_so(store: &Store) {
     let place = Place::new();
     let Some(disk) = SmallDisk::at(&place.work().join("disk"), 8 * MIB) else {
         eprintln!("skipped: only root may mount a tmpfs");
@@ -70,6 +71,27 @@ fn a_stream_needs_no_disk(store: &Store) {
     }
     files::close(stream).expect("committed");
     assert!(store.bucket.get("stream") == data);
+
+    // Half of each block, so that no part is ever whole and nothing can be sent ahead.
+    let file = File::create(mount.join("random")).expect("made");
+    let mut expected = vec![0; 128 * MIB];
+    file.set_len(128 * MIB as u64).expect("a sparse file");
+    let mut refused = None;
+    for block in (0..128).rev() {
+        let piece = pattern(MIB / 2, 100 + block as u64);
+        if let Err(error) = file.write_all_at(&piece, (block * MIB) as u64) {
+            refused = error.raw_os_error();
+            break;
+        }
+        expected[block * MIB..][..MIB / 2].copy_from_slice(&piece);
+    }
+    // A commit of the kernel's own may have made room.
+    assert!(matches!(refused, None | Some(libc::ENOSPC)), "{refused:?}");
+    files::close(file).expect("committed");
+    assert!(
+        store.bucket.get("random") == expected,
+        "what was written is there"
+    );
     mount.unmount();
     drop(disk);
 }

@@ -171,7 +171,7 @@ fn appended_bytes_in_the_spool_move_too() {
     run(async {
         let world = World::start(32 * MIB).await;
         let file = world.existing("a", b"base").await;
-        let ours = data(3, 24 * MIB);
+        let ours = data(3, 20 * MIB);
         for piece in ours.chunks(MIB as usize) {
             file.append(piece).await.expect("appended");
         }

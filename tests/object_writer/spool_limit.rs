@@ -79,7 +79,7 @@ fn what_is_sent_makes_room_again() {
         for round in 0..3 {
             let file = world.new_file(&format!("a{round}"));
             file.truncate(64 * MIB).await.expect("a sparse file");
-            for block in (0..45).rev() {
+            for block in (0..40).rev() {
                 file.write(block * MIB, &data(block, MIB)).await.expect("written");
             }
             assert!(spool.check_room(20 * MIB).is_err(), "the test needs the disk");
@@ -87,5 +87,34 @@ fn what_is_sent_makes_room_again() {
             drop(file);
             wait_until("the disk is free", || spool.check_room(20 * MIB).is_ok()).await;
         }
+    });
+}
+
+/// Half of each MiB is changed, so that every part needs what lies between, and there is nowhere to put what was written.
+#[test]
+fn what_was_written_is_sent_though_the_disk_takes_nothing_and_memory_is_full() {
+    run(async {
+        let mut world = World::start(32 * MIB).await;
+        world.without_disk(32 * MIB);
+        let mut content = data(1, 96 * MIB);
+        let file = world.existing("a", &content).await;
+        // No spool file can be made.
+        std::fs::remove_dir_all(world.state_dir.path()).expect("removed");
+        let mut refused = None;
+        for block in (0..96).rev() {
+            let offset = block * MIB;
+            let piece = data(block, MIB / 2);
+            match file.write(offset, &piece).await {
+                Ok(()) => content[offset as usize..offset as usize + piece.len()].copy_from_slice(&piece),
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        let refused = refused.expect("32 MiB hold less");
+        assert!(matches!(refused.kind(), ErrorKind::LocalIo(_)), "{refused}");
+        file.commit().await.expect("committed");
+        assert_same(&world.stored("a").await, &content);
     });
 }

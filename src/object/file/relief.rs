@@ -223,7 +223,7 @@ impl File {
     /// # Errors
     /// Why the spool could not take what is in memory, or else `TimedOut`; nothing that was written before is lost.
     pub(super) async fn memory_for_write(&self, bytes: u64) -> Result<Permit> {
-        let error = match self.context.budget.acquire(bytes).await {
+        let error = match self.context.budget.acquire_for_write(bytes).await {
             Err(error) if error.kind() == ErrorKind::TimedOut => error,
             other => return other,
         };
