@@ -174,6 +174,8 @@ pub struct MountConfig {
     /// Of the links in `user.s3.presigned-url`.
     pub presigned_url_lifetime: Duration,
     pub metadata_ttl: MetadataTtl,
+    /// The address of the queue that tells what others change.
+    pub notifications: Option<String>,
     pub on_conflict: OnConflict,
     /// To tell what the mount has cost.
     pub request_prices: Option<RequestPrices>,

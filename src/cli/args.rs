@@ -206,6 +206,10 @@ pub struct MountArgs {
     /// How long listings and attributes are believed, or "forever" [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = parse_ttl, help_heading = "Metadata")]
     pub metadata_ttl: Option<MetadataTtl>,
+    /// The SQS queue, of this mount alone, to which the bucket sends its event notifications: what others change is seen when
+    /// they tell of it, so that --metadata-ttl may be long
+    #[arg(long, value_name = "QUEUE_URL", help_heading = "Metadata")]
+    pub notifications: Option<String>,
 
     /// What becomes of a local version when another host's newer object is there: keep it on this machine, copy it beside the
     /// object too, fail without keeping it, overwrite the object [default: keep]

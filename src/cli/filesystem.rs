@@ -19,10 +19,10 @@ use crate::object::budget::Budget;
 use crate::object::file::{FileContext, KeepOpen};
 use crate::rt;
 use crate::s3::types::ListRequest;
-use crate::s3::{Client, ClientOptions, Feature, Support};
+use crate::s3::{Client, ClientOptions, Feature, Message, Queue, Support};
 use crate::spool::Spool;
 use crate::telemetry::Metrics;
-use crate::tree::{Tree, TreeSettings};
+use crate::tree::{Tree, TreeSettings, notifications};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +39,8 @@ pub struct Mounted {
     known_stores: KnownStores,
     request_prices: Option<RequestPrices>,
     disk_cache: Option<Arc<BlockCache>>,
+    /// Reads the queue of notifications.
+    listening: Option<rt::JoinHandle<()>>,
 }
 
 /// Connects to the store, adopts what an earlier mount left, mounts at `config.mount_point`.
@@ -49,6 +51,7 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
     let client = Client::connect(client_options(config), Arc::new(Metrics::default())).await?;
     check_source(&client, &config.source).await?;
     check_view(&client, config).await?;
+    let (queue, messages) = open_queue(config, &client).await?;
     let known_stores = KnownStores::new(config, &client);
     known_stores.recall(&client).await;
     let (state_dir, source) = (config.state_dir.clone(), spool_source(config, &client));
@@ -77,6 +80,8 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
     let fs = Fs::new(tree, context, spool, fs_settings(config));
     fs.recover(leftovers).await?;
     fs.tree().sample().await;
+    fs.tree().hear(&messages);
+    let listening = queue.map(|queue| rt::spawn(notifications::listen(fs.tree().clone(), queue)));
     let session = fuse::mount(fs.clone(), config, negative_ttl, rt::Handle::current(), heard)?;
     Ok(Mounted {
         fs,
@@ -85,7 +90,37 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
         known_stores,
         request_prices: config.request_prices,
         disk_cache,
+        listening,
     })
+}
+
+/// The queue of notifications, and the first messages of it: a wrong address or a missing permission is said before there is
+/// a mount.
+async fn open_queue(config: &MountConfig, client: &Client) -> Result<(Option<Queue>, Vec<Message>), Failure> {
+    let Some(url) = &config.notifications else {
+        return Ok((None, Vec::new()));
+    };
+    let queue = Queue::new(client, url)
+        .map_err(|error| Failure::usage(format!("--notifications: {}", error.message())))?;
+    let messages = queue.receive(Duration::ZERO).await.map_err(|error| {
+        let advice = match error.kind() {
+            ErrorKind::NotFound => "there is no such queue: check its name, account and region in the address",
+            ErrorKind::Denied => {
+                "these keys may not read the queue: they need sqs:ReceiveMessage and sqs:DeleteMessage on it, and the \
+                 queue's own region in its address"
+            }
+            _ => "check the address and the network",
+        };
+        Failure::from(error).within(format_args!("--notifications {url}: {advice}"))
+    })?;
+    if !messages.is_empty() {
+        // They are of what was before this mount knew anything.
+        queue
+            .delete(&messages)
+            .await
+            .map_err(|error| Failure::from(error).within(format_args!("--notifications {url}")))?;
+    }
+    Ok((Some(queue), messages))
 }
 
 /// What the local record calls this mount's source. A read-only mount has none of its own that is ever left behind, and
@@ -265,6 +300,9 @@ impl Mounted {
     /// # Errors
     /// What was kept instead of sent, and why.
     pub async fn finish(&mut self, progress: &watch::Sender<Progress>) -> Result<(), Failure> {
+        if let Some(listening) = &self.listening {
+            listening.abort();
+        }
         let unsent = self.fs.finish(|pending| show(progress, pending)).await;
         self.known_stores.remember(&self.client).await;
         self.log_requests();
@@ -277,6 +315,16 @@ impl Mounted {
             "requests of this mount: {}",
             costs::describe(self.client.metrics(), self.request_prices.as_ref())
         );
+        if self.listening.is_some() {
+            let counts = self.fs.tree().news_counts();
+            tracing::info!(
+                "notifications of this mount: changes={} known={} elsewhere={} not_understood={}",
+                counts.changes,
+                counts.known,
+                counts.elsewhere,
+                counts.not_understood
+            );
+        }
         if let Some(cache) = &self.disk_cache {
             let counts = cache.counts();
             tracing::info!(

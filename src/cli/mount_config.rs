@@ -97,6 +97,7 @@ pub fn resolve(
             ViewOf::At(_) => MetadataTtl::Forever,
             ViewOf::Now | ViewOf::AllVersions => MetadataTtl::For(DEFAULT_METADATA_TTL),
         }),
+        notifications: notifications(args.notifications.as_deref(), view)?,
         on_conflict: args.on_conflict.map(Into::into).unwrap_or_default(),
         request_prices: args.request_prices,
         memory_bytes,
@@ -130,6 +131,15 @@ fn resolve_view(args: &MountArgs, source: &Source) -> Result<ViewOf, Failure> {
         (Some(time), false) => Ok(ViewOf::At(time)),
         (None, true) => Ok(ViewOf::AllVersions),
         (None, false) => Ok(ViewOf::Now),
+    }
+}
+
+fn notifications(url: Option<&str>, view: ViewOf) -> Result<Option<String>, Failure> {
+    match (url, view) {
+        (Some(_), ViewOf::At(_)) => Err(Failure::usage(
+            "--notifications tell what changes; with --at nothing does",
+        )),
+        (url, _) => Ok(url.map(str::to_owned)),
     }
 }
 

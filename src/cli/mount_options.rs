@@ -107,6 +107,7 @@ fn apply_value(name: &str, value: &str, args: &mut MountArgs) -> Result<(), Stri
         "head_parallelism" => args.head_parallelism = Some(parse_count(value)?),
         "metadata_format" => args.metadata_format = Some(parse_word(value)?),
         "presigned_url_lifetime" => args.presigned_url_lifetime = Some(parse_link_lifetime(value)?),
+        "notifications" => args.notifications = text(),
         "metadata_ttl" => args.metadata_ttl = Some(parse_ttl(value)?),
         "on_conflict" => args.on_conflict = Some(parse_word(value)?),
         "request_prices" => args.request_prices = Some(RequestPrices::parse(value)?),
@@ -251,6 +252,7 @@ fn merge(args: &mut MountArgs, other: MountArgs) {
     fill(&mut args.metadata_format, other.metadata_format);
     fill(&mut args.presigned_url_lifetime, other.presigned_url_lifetime);
     fill(&mut args.metadata_ttl, other.metadata_ttl);
+    fill(&mut args.notifications, other.notifications);
     fill(&mut args.on_conflict, other.on_conflict);
     fill(&mut args.request_prices, other.request_prices);
     fill(&mut args.memory, other.memory);

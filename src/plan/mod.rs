@@ -3,5 +3,6 @@ pub mod copies;
 pub mod entries;
 pub mod flat;
 pub mod grid;
+pub mod notifications;
 pub mod parts;
 pub mod readahead;

@@ -152,7 +152,7 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
         return Err(Error::new(ErrorKind::Invalid, message));
     }
     let region = region(&shared, &endpoint).await;
-    let (identity, provider) = Identity::establish(&options, &shared, &region, connector).await?;
+    let (identity, provider) = Identity::establish(&options, &shared, &region, connector.clone()).await?;
     let addressing = Addressing::resolve(&options, &shared, &endpoint).await?;
     let config = s3_config(&options, &shared, &endpoint, addressing);
     let mut capabilities = if endpoint.is_aws() {
@@ -165,6 +165,7 @@ async fn build(options: ClientOptions, metrics: Arc<Metrics>, dialer: Option<Dia
     let inner = Inner {
         regions: Regions::new(config, provider, &region),
         identity,
+        connector,
         metrics,
         clock,
         pace: Pace::default(),

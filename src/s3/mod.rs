@@ -15,6 +15,7 @@
 //! 8. What a user's options say goes on every request that it is for: `stamp`.
 //! 9. A versioned bucket as it was, or with all versions: `view`.
 //! 10. Names and values that HTTP or XML cannot carry as they are: `convert`, `list`.
+//! 11. News about a bucket come by a queue, with an address and a protocol of its own: `queue`.
 
 mod advice;
 mod archive;
@@ -36,6 +37,7 @@ mod objects;
 mod pace;
 mod presign;
 mod probe;
+mod queue;
 mod regions;
 mod resolver;
 mod retry;
@@ -55,4 +57,5 @@ pub use client::Client;
 pub use config::{ClientOptions, PathStyle, StaticCredentials};
 pub use dial::Dialer;
 pub use presign::{Addresses, LONGEST_LINK, LinkMethod};
+pub use queue::{Message, Queue};
 pub use view::VERSIONS;

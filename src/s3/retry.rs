@@ -5,6 +5,7 @@
 
 use super::capabilities::KnownCapabilities;
 use super::clock::ServerClock;
+use super::connector::Connector;
 use super::credentials::Identity;
 pub(super) use super::errors::Replay;
 use super::errors::{Failure, Verdict};
@@ -136,6 +137,8 @@ struct Remedies {
 pub(super) struct Inner {
     pub regions: Regions,
     pub identity: Identity,
+    /// For requests to others than S3.
+    pub connector: Connector,
     pub metrics: Arc<Metrics>,
     pub clock: Arc<ServerClock>,
     pub pace: Pace,

@@ -15,7 +15,7 @@ impl Tree {
     /// True when nothing needs to be asked at `open`: the user said that nobody else writes here.
     #[must_use]
     pub fn trusts_caches(&self, node: &Node) -> bool {
-        self.settings.metadata_ttl.is_none() && node.refresh_due.is_none()
+        self.metadata_ttl().is_none() && node.refresh_due.is_none()
     }
 
     /// True when the kernel may hold pages of the inode's current version.

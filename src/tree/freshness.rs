@@ -6,8 +6,10 @@ use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::mount_config::Source;
 use crate::base::names::{self, DirectoryKey};
-use crate::base::object::{ObjectHeaders, ObjectInfo, Version};
+use crate::base::object::{ObjectHeaders, ObjectId, ObjectInfo, Version};
+use crate::cache::listings::Answer;
 use crate::rt;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -135,6 +137,46 @@ impl Tree {
         }
         self.refresh_below(&place, file.as_deref());
         Ok(())
+    }
+
+    /// Somebody else has put something at a key, or removed it: what is believed of that object, and of the directories that
+    /// come or go with it, is to be asked again. False when nothing was believed that the change touches.
+    pub(super) fn forget_object(&self, id: &ObjectId, root: DirectoryPlace, is_removal: bool) -> bool {
+        let is_marker = id.key.ends_with('/');
+        let (names, own) = way_to(root, &id.key);
+        let object = self.table().object(id).map(|node| node.ino);
+        let parent = names
+            .last()
+            .map(|(place, name)| self.listings.answer(place, name));
+        if is_removal && !is_marker && object.is_none() && matches!(parent, Some(Answer::Absent(_))) {
+            return false;
+        }
+        let mut doubtful: Vec<Ino> = object.into_iter().collect();
+        for (index, (place, name)) in names.iter().enumerate() {
+            let is_file = index + 1 == names.len() && !is_marker;
+            let is_there = matches!(self.listings.answer(place, name), Answer::Present(..));
+            if is_removal || is_file || !is_there {
+                self.listings.forget(place);
+            }
+            if is_removal && index > 0 {
+                // It may be gone with the last object in it.
+                doubtful.extend(self.table().directory(place).map(|node| node.ino));
+            }
+        }
+        if let Some(own) = own.filter(|_| is_marker) {
+            self.listings.forget(&own);
+            doubtful.extend(self.table().directory(&own).map(|node| node.ino));
+        }
+        let now = rt::now();
+        let known: Vec<_> = {
+            let mut table = self.table();
+            doubtful.iter().filter_map(|ino| table.doubt(*ino, now)).collect()
+        };
+        for (parent, name) in known {
+            let name = name.to_string();
+            self.invalidate(Invalidation::Entry { parent, name });
+        }
+        true
     }
 
     fn refresh_all(&self) {
@@ -274,4 +316,27 @@ impl Tree {
         }
         looked
     }
+}
+
+/// The names that lead from `root` to what has this key, each with the directory that it is in; and the directory that the
+/// last one is, if it is one.
+fn way_to(root: DirectoryPlace, key: &str) -> (Vec<(DirectoryPlace, String)>, Option<DirectoryPlace>) {
+    let path = if key.ends_with('/') {
+        names::path_of_directory(&root.key, key)
+    } else {
+        names::path_of_file(&root.key, key, false)
+    };
+    let mut way = Vec::new();
+    let mut place = Some(root);
+    for name in path.unwrap_or_default() {
+        let Some(within) = place else { break };
+        let resolved = names::resolve(&within.key, OsStr::new(&name));
+        let directory = resolved.ok().and_then(|resolved| resolved.directory);
+        place = directory.map(|key| DirectoryPlace {
+            bucket: within.bucket.clone(),
+            key,
+        });
+        way.push((within, name));
+    }
+    (way, place)
 }

@@ -11,7 +11,8 @@
 //!    Whole directories are moved without holding their names in memory ([`moves`]).
 //!    What listings do not tell is asked for ahead ([`heads`]), and remembered from mount to mount ([`facts`]).
 //! 7. Whoever walks a tree has its listings before they are asked for ([`walks`]).
-//! 8. Buckets are directories of a virtual root ([`buckets`]).
+//! 8. What others change is heard of, where a queue tells ([`notifications`]).
+//! 9. Buckets are directories of a virtual root ([`buckets`]).
 
 pub mod buckets;
 pub mod change;
@@ -24,6 +25,7 @@ pub mod lookup;
 pub mod marker;
 pub mod moves;
 pub mod node;
+pub mod notifications;
 mod part_copies;
 mod removal;
 pub mod rename;
@@ -124,6 +126,7 @@ pub struct Tree {
     /// Some objects were looked at to find out what there is.
     sampled: AtomicBool,
     listed_markers: marker::ListedMarkers,
+    news: notifications::News,
     invalidations: UnboundedSender<Invalidation>,
 }
 
@@ -154,6 +157,7 @@ impl Tree {
             markers_asked: AtomicU32::new(0),
             sampled: AtomicBool::new(false),
             listed_markers: marker::ListedMarkers::default(),
+            news: notifications::News::default(),
             table: Mutex::new(Table::new(root, rt::now(), rt::wall_clock())),
             listings: Listings::new(LISTING_CAPACITY_ENTRIES),
             attributes: AttributeCache::new(ATTRIBUTE_CAPACITY, settings.attributes_on_disk.clone()),
@@ -205,8 +209,7 @@ impl Tree {
 
     /// True while something learned at `at` may still be believed.
     pub(crate) fn is_fresh(&self, at: Instant) -> bool {
-        self.settings
-            .metadata_ttl
+        self.metadata_ttl()
             .is_none_or(|ttl| rt::now().duration_since(at) < ttl)
     }
 
@@ -220,7 +223,7 @@ impl Tree {
     /// How long the kernel may believe what was learned at `at`.
     #[must_use]
     pub fn ttl_left(&self, at: Instant) -> Duration {
-        match self.settings.metadata_ttl {
+        match self.metadata_ttl() {
             None => Duration::from_hours(8760),
             Some(ttl) => ttl.saturating_sub(rt::now().duration_since(at)),
         }

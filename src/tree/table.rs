@@ -436,6 +436,15 @@ impl Table {
         links.into_iter().map(number).collect()
     }
 
+    /// What is believed of one inode is to be asked again. Returns the name that the kernel knows of it.
+    pub fn doubt(&mut self, ino: Ino, now: Instant) -> Option<(Ino, Arc<str>)> {
+        let node = self.nodes.get_mut(&ino)?;
+        node.refresh_due = Some(now);
+        node.marker_at = None;
+        let link = node.link.clone().filter(|_| node.lookups > 0)?;
+        Some((self.number_of_directory(&link.parent), link.name))
+    }
+
     /// Files of one directory that only this mount knows.
     #[must_use]
     pub fn local_in(&self, parent: &DirectoryPlace) -> Vec<Node> {

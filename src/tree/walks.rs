@@ -382,7 +382,7 @@ impl Tree {
 
     /// The parent of a directory, within what is mounted.
     fn parent_for_walks(&self, place: &DirectoryPlace) -> Option<DirectoryPlace> {
-        if place.key.is_partial() || self.settings.metadata_ttl.is_some_and(|ttl| ttl < SHORTEST_TTL) {
+        if place.key.is_partial() || self.metadata_ttl().is_some_and(|ttl| ttl < SHORTEST_TTL) {
             return None;
         }
         let rest = place.key.prefix().strip_suffix('/')?;

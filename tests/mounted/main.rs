@@ -29,6 +29,7 @@ mod keys;
 mod killed;
 mod large;
 mod log;
+mod notifications;
 mod persistence;
 mod pjdfstest;
 mod posix;

@@ -23,7 +23,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 pub struct Store {
     pub bucket: Bucket,
     pub endpoint_url: String,
-    client: aws_sdk_s3::Client,
+    pub client: aws_sdk_s3::Client,
     embedded: Option<Embedded>,
     is_moto: bool,
 }

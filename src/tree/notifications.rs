@@ -1,0 +1,217 @@
+//! What others do in the bucket, as a queue tells it.
+//!
+//! Difficulties, and who solves them:
+//! 1. Who relies on news believes what it knows for ever; when no news can come, it must not: everything is doubted once,
+//!    and what is learned from then on is believed for [`TTL_WITHOUT_NEWS`] ([`Tree::lose_news`]).
+//! 2. News come late, twice, and in any order, and most are of what this mount did itself. So nothing is taken from them but
+//!    that a key is to be asked again, and not even that when what is known is what they tell ([`Tree::heard_of`]).
+//! 3. A queue belongs to one mount: what has been read is deleted, also what concerns it not, and what cannot be understood,
+//!    or these messages would come again for ever. Both are counted.
+
+use super::Tree;
+use super::node::DirectoryPlace;
+use crate::base::error::{Error, ErrorKind};
+use crate::base::mount_config::Source;
+use crate::base::names::DirectoryKey;
+use crate::base::object::ObjectId;
+use crate::plan::notifications::{self, Change};
+use crate::rt;
+use crate::s3::{Message, Queue};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How long names and attributes are believed while there are no news.
+const TTL_WITHOUT_NEWS: Duration = Duration::from_secs(10);
+/// A queue that fails for so long is not relied upon.
+const PATIENCE: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// So many messages that cannot be understood are shown in the log; the others are counted.
+const SHOWN: u64 = 10;
+const SHOWN_BYTES: usize = 300;
+
+/// What is known of the news.
+#[derive(Default)]
+pub struct News {
+    is_lost: AtomicBool,
+    changes: AtomicU64,
+    known: AtomicU64,
+    elsewhere: AtomicU64,
+    not_understood: AtomicU64,
+}
+
+/// How many messages told what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NewsCounts {
+    /// Of a change that was not known.
+    pub changes: u64,
+    /// Of what was known: mostly what this mount did itself.
+    pub known: u64,
+    /// Of other buckets or prefixes.
+    pub elsewhere: u64,
+    pub not_understood: u64,
+}
+
+/// A row of failures.
+struct Trouble {
+    since: rt::Instant,
+    pause: Duration,
+}
+
+/// Reads the queue until the task is ended.
+pub async fn listen(tree: Arc<Tree>, queue: Queue) {
+    let mut trouble: Option<Trouble> = None;
+    let mut deletes_fail = false;
+    loop {
+        let messages = match queue.receive(queue.wait()).await {
+            Ok(messages) => messages,
+            Err(error) => {
+                let trouble = trouble.get_or_insert_with(|| Trouble {
+                    since: rt::now(),
+                    pause: FIRST_PAUSE,
+                });
+                tree.miss_news(&queue, &error, trouble.since);
+                rt::sleep(trouble.pause).await;
+                trouble.pause = (trouble.pause * 2).min(LONGEST_PAUSE);
+                continue;
+            }
+        };
+        if trouble.take().is_some() {
+            tree.find_news(&queue);
+        }
+        tree.hear(&messages);
+        if messages.is_empty() {
+            // Queues count waits in seconds: of less, nothing is waited.
+            rt::sleep(FIRST_PAUSE.saturating_sub(queue.wait())).await;
+            continue;
+        }
+        let deleted = queue.delete(&messages).await;
+        if let Err(error) = &deleted
+            && !deletes_fail
+        {
+            tracing::warn!(%error, queue = queue.url(), "notifications cannot be deleted from the queue, and will come again");
+        }
+        deletes_fail = deleted.is_err();
+    }
+}
+
+impl Tree {
+    /// How long names and attributes are believed; `None`: for ever.
+    pub(crate) fn metadata_ttl(&self) -> Option<Duration> {
+        let ttl = self.settings.metadata_ttl;
+        if self.news.is_lost.load(Ordering::Relaxed) {
+            return Some(ttl.map_or(TTL_WITHOUT_NEWS, |ttl| ttl.min(TTL_WITHOUT_NEWS)));
+        }
+        ttl
+    }
+
+    #[must_use]
+    pub fn news_counts(&self) -> NewsCounts {
+        let news = &self.news;
+        NewsCounts {
+            changes: news.changes.load(Ordering::Relaxed),
+            known: news.known.load(Ordering::Relaxed),
+            elsewhere: news.elsewhere.load(Ordering::Relaxed),
+            not_understood: news.not_understood.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes note of what messages tell.
+    pub fn hear(&self, messages: &[Message]) {
+        for message in messages {
+            self.hear_one(&message.body);
+        }
+    }
+
+    fn hear_one(&self, body: &str) {
+        let changes = match notifications::parse(body) {
+            Ok(changes) => changes,
+            Err(reason) => {
+                if self.news.not_understood.fetch_add(1, Ordering::Relaxed) < SHOWN {
+                    let shown = &body[..body.floor_char_boundary(SHOWN_BYTES)];
+                    tracing::warn!(reason, shown, "a notification that is not understood");
+                }
+                return;
+            }
+        };
+        for change in changes {
+            let counter = match self.heard_of(&change) {
+                Heard::News => &self.news.changes,
+                Heard::Known => &self.news.known,
+                Heard::Elsewhere => &self.news.elsewhere,
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Somebody changed an object, or this mount did.
+    pub fn heard_of(&self, change: &Change) -> Heard {
+        let root = match &self.settings.source {
+            Source::AllBuckets => DirectoryKey::root(""),
+            Source::Bucket { bucket, prefix }
+                if *bucket == change.bucket && change.key.starts_with(prefix.as_str()) =>
+            {
+                DirectoryKey::root(prefix)
+            }
+            Source::Bucket { .. } => return Heard::Elsewhere,
+        };
+        let id = ObjectId::new(change.bucket.as_str(), change.key.as_str());
+        let is_known = self.table().object(&id).is_some_and(|node| {
+            let has = node.version.as_ref().map(|version| &version.etag);
+            !change.is_removal && node.refresh_due.is_none() && has.is_some() && has == change.etag.as_ref()
+        });
+        let root = DirectoryPlace {
+            bucket: id.bucket.clone(),
+            key: root,
+        };
+        if is_known || !self.forget_object(&id, root, change.is_removal) {
+            Heard::Known
+        } else {
+            Heard::News
+        }
+    }
+
+    fn miss_news(&self, queue: &Queue, error: &Error, since: rt::Instant) {
+        // What waiting does not mend.
+        let is_final = matches!(
+            error.kind(),
+            ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Invalid
+        );
+        if !is_final && since.elapsed() < PATIENCE {
+            tracing::debug!(%error, "no notifications");
+            return;
+        }
+        if !self.news.is_lost.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %error,
+                queue = queue.url(),
+                "notifications do not come: what others change is seen after {TTL_WITHOUT_NEWS:?} until they do"
+            );
+            self.doubt_everything();
+        }
+    }
+
+    fn find_news(&self, queue: &Queue) {
+        if self.news.is_lost.swap(false, Ordering::Relaxed) {
+            tracing::info!(queue = queue.url(), "notifications come again");
+            // A queue keeps messages for a limited time: some may never come.
+            self.doubt_everything();
+        }
+    }
+
+    fn doubt_everything(&self) {
+        if let Err(error) = self.refresh(Path::new("")) {
+            tracing::warn!(%error, "what is known could not be forgotten");
+        }
+    }
+}
+
+/// What a notification was to this mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    News,
+    Known,
+    Elsewhere,
+}
