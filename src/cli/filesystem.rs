@@ -38,6 +38,7 @@ pub struct Mounted {
     client: Client,
     known_stores: KnownStores,
     request_prices: Option<RequestPrices>,
+    budget: Arc<Budget>,
     disk_cache: Option<Arc<BlockCache>>,
     /// Reads the queue of notifications.
     listening: Option<rt::JoinHandle<()>>,
@@ -77,6 +78,7 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
         on_conflict: config.on_conflict,
         keep_open: KeepOpen::new(config.keep_open_limit_bytes),
     });
+    let budget = context.budget.clone();
     let fs = Fs::new(tree, context, spool, fs_settings(config));
     fs.recover(leftovers).await?;
     fs.tree().sample().await;
@@ -89,6 +91,7 @@ pub async fn start(config: &MountConfig) -> Result<Mounted, Failure> {
         client,
         known_stores,
         request_prices: config.request_prices,
+        budget,
         disk_cache,
         listening,
     })
@@ -314,6 +317,11 @@ impl Mounted {
         tracing::info!(
             "requests of this mount: {}",
             costs::describe(self.client.metrics(), self.request_prices.as_ref())
+        );
+        tracing::info!(
+            "data buffers of this mount: used_bytes={} of {}",
+            self.budget.used_bytes(),
+            self.budget.limit_bytes()
         );
         if self.listening.is_some() {
             let counts = self.fs.tree().news_counts();

@@ -20,8 +20,17 @@ pub fn is_alive(process_id: u32) -> bool {
 
 /// The most memory that the process ever had resident (proc_pid_status(5), `VmHWM`), in KiB.
 pub fn peak_memory_kib(process_id: u32) -> u64 {
+    of_status(process_id, "VmHWM:")
+}
+
+/// What it has resident now, in KiB.
+pub fn resident_memory_kib(process_id: u32) -> u64 {
+    of_status(process_id, "VmRSS:")
+}
+
+fn of_status(process_id: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process_id}/status")).expect("a process of ours");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
         .expect("a number")
 }
