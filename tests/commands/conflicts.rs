@@ -1,18 +1,23 @@
 //! `pailfs conflicts show` and `apply`.
 
 use crate::on_the_embedded_store;
+use crate::schema;
 use crate::shell::Shell;
 use crate::support::pattern;
 use crate::support::store::Store;
 use pailfs::base::object::ETag;
 use pailfs::spool::conflicts::id_of;
-use pailfs::spool::{Conflict, ConflictForm, Spool};
+use pailfs::spool::{Conflict, ConflictForm, RecordedPart, Spool};
+use std::collections::BTreeSet;
 
 on_the_embedded_store!(
     a_whole_version_replaces_what_it_lost_against_and_nothing_newer,
     changes_are_made_to_the_version_that_they_are_of,
     changes_of_a_version_that_is_gone_need_force,
     what_was_deleted_comes_back,
+    an_upload_that_was_left_open_is_completed,
+    an_upload_that_does_not_hold_everything_stays,
+    what_is_printed_is_what_the_schema_says,
 );
 
 fn etag(store: &Store, key: &str) -> String {
@@ -144,4 +149,98 @@ fn changes_of_a_version_that_is_gone_need_force(store: &Store) {
     content[2..5].copy_from_slice(b"abc");
     content[10 << 20..(10 << 20) + 2].copy_from_slice(b"de");
     assert!(store.bucket.get("dir/file.txt") == content);
+}
+
+/// An upload to the object that a mount left open, with these bytes in parts of 5 MiB.
+fn upload<'a>(store: &Store, theirs: Option<&'a str>, content: &[u8], size_bytes: u64) -> Kept<'a> {
+    let pieces: Vec<&[u8]> = content.chunks(5 << 20).collect();
+    let (upload_id, etags) = store.bucket.begin_upload("dir/file.txt", &pieces);
+    let parts = (1..).zip(pieces.iter().zip(etags)).map(|(number, (piece, etag))| RecordedPart {
+        number,
+        etag,
+        checksum_base64: None,
+        len_bytes: piece.len() as u64,
+    });
+    let parts = parts.collect();
+    Kept {
+        base: Some("old"),
+        theirs,
+        size_bytes,
+        form: Box::new(|_| ConflictForm::OpenUpload { upload_id, parts }),
+    }
+}
+
+fn an_upload_that_was_left_open_is_completed(store: &Store) {
+    let shell = Shell::new(store);
+    let key = "dir/file.txt";
+    store.bucket.put(key, "theirs");
+    let theirs = etag(store, key);
+    let ours = pattern(12 << 20, 6);
+    let kept = upload(store, Some(&theirs), &ours, ours.len() as u64);
+    let id = keep(&shell, store, b"", kept);
+
+    store.bucket.put(key, "newer");
+    let refused = shell.output(&["conflicts", "apply", &id]);
+    assert_eq!(refused.status.code(), Some(5), "{refused:?}");
+    assert_eq!(store.bucket.text(key), "newer");
+    assert_eq!(store.bucket.open_uploads(), [key], "it is still kept");
+
+    store.bucket.put(key, "theirs");
+    let applied = shell.json(&["conflicts", "apply", "--json", &id]);
+    schema::check("conflictApplied", &applied);
+    assert!(store.bucket.get(key) == ours);
+    assert_eq!(applied["etag"], etag(store, key).as_str());
+    assert_eq!(applied["object_size_bytes"], ours.len() as u64);
+    assert_eq!(store.bucket.open_uploads(), [""; 0]);
+    assert_eq!(shell.run(&["conflicts"]), "no conflicts\n");
+}
+
+fn an_upload_that_does_not_hold_everything_stays(store: &Store) {
+    let shell = Shell::new(store);
+    let key = "dir/file.txt";
+    let half = pattern(6 << 20, 7);
+    let kept = upload(store, None, &half, 9 << 20);
+    let id = keep(&shell, store, b"", kept);
+    let refused = shell.output(&["conflicts", "apply", "--force", &id]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("of 9437184 bytes"), "{}", refused.stderr);
+    assert_eq!(store.bucket.find(key), None);
+    assert_eq!(store.bucket.open_uploads(), [key]);
+    // Given up, it is aborted.
+    shell.run(&["conflicts", "drop", &id]);
+    assert_eq!(store.bucket.open_uploads(), [""; 0]);
+    assert_eq!(shell.run(&["conflicts"]), "no conflicts\n");
+}
+
+fn what_is_printed_is_what_the_schema_says(store: &Store) {
+    let shell = Shell::new(store);
+    let ours = pattern(6 << 20, 8);
+    let of_upload = upload(store, Some("theirs"), &ours, ours.len() as u64);
+    let ids = [
+        keep(&shell, store, b"ours", whole(None, b"ours")),
+        keep(&shell, store, b"abcde", patch("gone", 11 << 20)),
+        keep(&shell, store, b"", of_upload),
+    ];
+    let listed = shell.run(&["conflicts", "list", "--json"]);
+    let listed: Vec<serde_json::Value> = listed
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a document a line"))
+        .collect();
+    let forms: BTreeSet<&str> = listed
+        .iter()
+        .filter_map(|conflict| conflict["form"].as_str())
+        .collect();
+    assert_eq!(forms, BTreeSet::from(["patch", "upload", "whole"]));
+    for conflict in &listed {
+        schema::check("conflict", conflict);
+    }
+    for id in &ids {
+        schema::check("conflict", &shell.json(&["conflicts", "show", "--json", id]));
+    }
+    let saved = shell.json(&["conflicts", "save", "--json", &ids[0], "saved"]);
+    schema::check("conflictSaved", &saved);
+    assert_eq!(shell.read("saved"), b"ours");
+    for id in &ids {
+        schema::check("conflict", &shell.json(&["conflicts", "drop", "--json", id]));
+    }
 }

@@ -15,6 +15,7 @@ mod buckets;
 mod contract;
 mod copies;
 mod counts;
+mod direct;
 mod directories;
 mod disk_cache;
 mod ending;

@@ -3,8 +3,8 @@
 use crate::support::command::{bash, nothing_is_started};
 use crate::support::files;
 use crate::support::mount::Mount;
-use crate::support::store::Store;
-use crate::support::wait_until;
+use crate::support::store::{ACCESS_KEY, SECRET_KEY, Store};
+use crate::support::{pattern, wait_until};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::sync::Barrier;
@@ -15,6 +15,7 @@ crate::on_each_store!(
     exactly_one_shell_creates_exclusively,
     every_close_of_what_lost_says_so,
     a_conflicting_write_is_refused_and_kept,
+    a_stream_that_lost_can_be_put_over_the_object,
     an_open_file_never_mixes_versions,
     names_of_the_other_appear_and_vanish,
     a_rename_without_replacing_respects_the_other,
@@ -177,6 +178,33 @@ fn a_conflicting_write_is_refused_and_kept(store: &Store) {
     // The file can be used again.
     files::write(&a.join("file"), b"agreed").expect("written");
     assert_eq!(store.bucket.text("file"), "agreed");
+}
+
+/// Its bytes are nowhere but in the upload.
+fn a_stream_that_lost_can_be_put_over_the_object(store: &Store) {
+    let mount = store.mount().options("--memory 32MiB").expect_in_log("").start();
+    let data = pattern(80 << 20, 11);
+    let quiet = nothing_is_started();
+    let mut file = File::create_new(mount.join("film")).expect("made");
+    for piece in data.chunks(1 << 20) {
+        file.write_all(piece).expect("written");
+    }
+    store.bucket.put("film", "of the other");
+    let closed = files::close(file);
+    drop(quiet);
+    assert!(matches!(files::errno(closed), libc::ESTALE | libc::EEXIST));
+    let id = conflict_of(&mount, "film").expect("the local version is kept");
+    let pailfs = || {
+        let tool = mount.place.pailfs().env("AWS_ACCESS_KEY_ID", ACCESS_KEY);
+        tool.env("AWS_SECRET_ACCESS_KEY", SECRET_KEY).arg("conflicts")
+    };
+    let shown = pailfs().args(["show", &id]).run();
+    assert!(shown.contains("parts of an upload"), "{shown}");
+    let endpoint = ["--endpoint-url", &store.endpoint_url];
+    pailfs().args(["apply", &id]).args(endpoint).run();
+    assert!(store.bucket.get("film") == data);
+    assert_eq!(conflict_of(&mount, "film"), None);
+    assert_eq!(store.bucket.open_uploads(), [""; 0]);
 }
 
 fn an_open_file_never_mixes_versions(store: &Store) {

@@ -136,6 +136,24 @@ impl Bucket {
         block_on(complete.send()).expect("an object");
     }
 
+    /// An upload that stays open, with these parts: its id, and their tags without quotes.
+    pub fn begin_upload(&self, key: &str, parts: &[&[u8]]) -> (String, Vec<String>) {
+        let request = self.client.create_multipart_upload().bucket(&self.name).key(key);
+        let created = block_on(request.send()).expect("an upload");
+        let upload_id = created.upload_id.expect("an id");
+        let etags = (1..).zip(parts).map(|(number, part)| {
+            let request = self.client.upload_part().bucket(&self.name).key(key);
+            let request = request
+                .upload_id(&upload_id)
+                .part_number(number)
+                .body(part.to_vec().into());
+            let etag = block_on(request.send()).expect("a part").e_tag;
+            etag.expect("a tag").trim_matches('"').to_owned()
+        });
+        let etags = etags.collect();
+        (upload_id, etags)
+    }
+
     /// The object's bytes; `None` when there is no such key.
     pub fn find(&self, key: &str) -> Option<Vec<u8>> {
         let request = self.client.get_object().bucket(&self.name).key(key);
