@@ -627,11 +627,7 @@ impl Fs {
     async fn last_close(self: &Arc<Self>, ino: Ino, open: &Arc<OpenFile>) {
         let unlinked = self.tree.node(ino).is_ok_and(|node| node.unlinked);
         if unlinked {
-            self.finish_deferred_delete(ino, open).await;
-            self.forget_content(ino, open);
-            if !open.is_in_use() {
-                open.file.discard().await;
-            }
+            self.close_unlinked(ino, open).await;
         } else if open.file.is_dirty() {
             self.commit_later(ino);
         } else {

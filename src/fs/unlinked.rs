@@ -8,6 +8,7 @@
 //! 3. What takes the place of an object that handles read must leave them what they need ([`OpenFile::keep_for_handles`]).
 
 use super::Fs;
+use super::commit::{FIRST_RETRY, LONGEST_RETRY};
 use super::open::OpenFile;
 use crate::base::attributes::TRANSACTION;
 use crate::base::error::{ErrorKind, Result};
@@ -107,25 +108,60 @@ impl Fs {
         Ok(())
     }
 
-    /// Deletes the object of an unlinked file that nobody needs any more.
-    pub(crate) async fn finish_deferred_delete(&self, ino: Ino, open: &OpenFile) {
+    /// Deletes the object of an unlinked file that nobody needs any more. False when it could not: it stays hidden.
+    pub(crate) async fn finish_deferred_delete(&self, ino: Ino, open: &OpenFile) -> bool {
         let mut slot = open.deferred_delete.lock().await;
         let id = open.file.id();
-        let deferred = slot.take();
         open.file.tell();
-        let committed = super::lock(&open.committed_unlinked).take();
-        let deleted = match (&deferred, committed) {
-            (None, None) => return,
+        let committed = super::lock(&open.committed_unlinked).clone();
+        let deleted = match (&*slot, committed) {
+            (None, None) => return true,
             (_, Some(etag)) => gone_or_replaced(self.context.client.delete(&id, Some(&etag)).await),
             (Some(deferred), None) => self.delete_unlinked(&id, &deferred.object).await,
         };
-        self.tree.deleted_hidden(&id, ino);
         if let Err(error) = deleted {
-            tracing::warn!(%error, "an unlinked object could not be deleted; the next mount tries again");
+            tracing::warn!(%error, "an unlinked object could not be deleted; it is tried again, also by the next mount");
+            return false;
+        }
+        self.tree.deleted_hidden(&id, ino);
+        super::lock(&open.committed_unlinked).take();
+        if let Some(deferred) = slot.take() {
+            self.forget_record(deferred.record).await;
+        }
+        true
+    }
+
+    /// The last handle of an unlinked file is closed. If its object cannot be deleted now it is tried again: until then
+    /// nobody is to see it.
+    pub(super) async fn close_unlinked(self: &Arc<Self>, ino: Ino, open: &Arc<OpenFile>) {
+        if !self.finish_deferred_delete(ino, open).await {
+            if super::lock(&self.retrying).insert(ino) {
+                let (fs, open) = (self.clone(), open.clone());
+                rt::spawn(async move { fs.keep_deleting(ino, &open).await });
+            }
             return;
         }
-        if let Some(deferred) = deferred {
-            self.forget_record(deferred.record).await;
+        self.drop_unlinked(ino, open).await;
+    }
+
+    async fn keep_deleting(&self, ino: Ino, open: &Arc<OpenFile>) {
+        let mut pause = FIRST_RETRY;
+        loop {
+            rt::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_RETRY);
+            // Whoever came back to it closes it again.
+            if open.is_in_use() || self.finish_deferred_delete(ino, open).await {
+                break;
+            }
+        }
+        super::lock(&self.retrying).remove(&ino);
+        self.drop_unlinked(ino, open).await;
+    }
+
+    async fn drop_unlinked(&self, ino: Ino, open: &Arc<OpenFile>) {
+        self.forget_content(ino, open);
+        if !open.is_in_use() {
+            open.file.discard().await;
         }
     }
 

@@ -275,7 +275,7 @@ struct Scale {
 impl Scale {
     /// The next step towards fewer parts; `None` when there is none.
     fn coarser(self, gap_bytes: u64, policy: &UploadPolicy) -> Option<Self> {
-        let max_copy = policy.limits.max_part_bytes - policy.limits.min_part_bytes;
+        let max_copy = longest_copy_bytes(&policy.limits);
         let mut next = self;
         if self.copy_part_bytes < max_copy.min(gap_bytes) {
             next.copy_part_bytes = (self.copy_part_bytes * 2).min(max_copy);
@@ -288,6 +288,11 @@ impl Scale {
         }
         Some(next)
     }
+}
+
+/// Shorter than a part may be, as a copy takes a rest that is too short for a part of its own along.
+fn longest_copy_bytes(limits: &UploadLimits) -> u64 {
+    (limits.max_part_bytes - limits.min_part_bytes).max(limits.min_part_bytes)
 }
 
 fn plan_gap(
@@ -303,9 +308,7 @@ fn plan_gap(
     let runs: Vec<Run> = runs.iter().filter_map(|run| clipped(run, gap)).collect();
     let mut scale = Scale {
         part_bytes: policy.part_bytes,
-        copy_part_bytes: policy
-            .copy_part_bytes
-            .min(policy.limits.max_part_bytes - policy.limits.min_part_bytes),
+        copy_part_bytes: policy.copy_part_bytes.min(longest_copy_bytes(&policy.limits)),
         min_copied_run_bytes: policy.limits.min_part_bytes,
     };
     loop {

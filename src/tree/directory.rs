@@ -98,7 +98,8 @@ impl DirectoryStream {
         }
         self.finished = page.continuation.is_none();
         let objects = page.objects.into_iter().map(page_object).collect();
-        let batch = self.entries.push_page(objects, page.prefixes, self.finished);
+        let prefixes = self.tree.shown_prefixes(&self.place, page.prefixes).await;
+        let batch = self.entries.push_page(objects, prefixes, self.finished);
         if is_first && self.tree.listing_order() == ListingOrder::Bytes {
             // The marker is the first of all keys.
             let marker = self.entries.marker();

@@ -12,7 +12,7 @@ use super::{Listed, Tree};
 use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::mount_config::AttributesMode;
-use crate::base::names::{self, FileCandidate, FileRule, Resolved};
+use crate::base::names::{self, DirectoryKey, FileCandidate, FileRule, Resolved};
 use crate::base::object::{ObjectId, ObjectInfo, Version};
 use crate::cache::listings::Answer;
 use crate::plan::entries::{ListingOrder, PageObject};
@@ -302,17 +302,36 @@ impl Tree {
         Ok(self.look_for_directory(place).await?.is_none())
     }
 
+    /// The prefixes without those of removed directories: an object beside one of these has its plain name. Where that
+    /// cannot be found out a prefix stays.
+    pub(crate) async fn shown_prefixes(&self, place: &DirectoryPlace, prefixes: Vec<String>) -> Vec<String> {
+        if self
+            .table()
+            .hidden_below(&place.bucket, &place.key.listing_prefix())
+            .is_empty()
+        {
+            return prefixes;
+        }
+        let mut shown = Vec::with_capacity(prefixes.len());
+        for prefix in prefixes {
+            let below = DirectoryPlace {
+                bucket: place.bucket.clone(),
+                key: DirectoryKey::root(&prefix),
+            };
+            if !self.is_only_hidden(&below).await.unwrap_or(false) {
+                shown.push(prefix);
+            }
+        }
+        shown
+    }
+
     /// An escaped name such as `~%a` stands for the object `a` only while the directory `a` takes the plain name.
     pub(crate) async fn directory_beside(&self, id: &ObjectId) -> Result<bool> {
-        let request = ListRequest {
+        let place = DirectoryPlace {
             bucket: id.bucket.clone(),
-            prefix: format!("{}/", id.key),
-            by_directory: false,
-            start_after: None,
-            continuation: None,
-            max_keys: 1,
+            key: DirectoryKey::root(&format!("{}/", id.key)),
         };
-        Ok(!self.client.list(&request).await?.objects.is_empty())
+        Ok(self.look_for_directory(&place).await?.is_some())
     }
 
     /// Lists a directory if one page holds it; false when it is larger.

@@ -3,18 +3,26 @@
 //!
 //! 1. A copy that fails aborts its upload, once all its parts have ended. One that a crash cuts off is recorded, and the next
 //!    mount aborts it. (Of special files, which are there in a moment, only the former.)
-//! 2. A directory rename copies many objects at a time: all parts of all of them share their turns.
+//! 2. A lost reply to a completion is resolved by the transaction in the metadata.
+//! 3. A directory rename copies many objects at a time: all parts of all of them share their turns.
 
 use super::Tree;
+use crate::base::attributes::TRANSACTION;
 use crate::base::checksum::Crc32c;
-use crate::base::error::Result;
+use crate::base::error::{ErrorKind, Result};
 use crate::base::object::{Condition, ObjectId, ObjectInfo, Version};
 use crate::base::segments::Segments;
 use crate::plan::copies::{PARALLEL_PART_COPIES, ranges_of_copy};
+use crate::rt;
 use crate::s3::types::{CompleteRequest, CopyPartsRequest, UploadId, UploadedPart};
 use crate::spool::{OpenUpload, RecordId, Spool};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
+
+/// How often a completion is sent of which nobody knows what came.
+const MAX_TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What these copies need besides the store.
 pub(super) struct PartCopies {
@@ -66,7 +74,7 @@ impl Tree {
             .client
             .copy_parts(&request, PARALLEL_PART_COPIES, &self.part_copies.lanes)
             .await;
-        self.complete_or_abort(begun, parts, size_bytes, condition).await
+        self.complete_or_abort(begun, parts, info, condition).await
     }
 
     pub(super) async fn copy_special(
@@ -89,8 +97,7 @@ impl Tree {
             .upload_part(to, &begun.upload, 1, Segments::from(body), checksum)
             .await;
         let parts = part.map(|part| vec![part]);
-        self.complete_or_abort(begun, parts, info.version.size_bytes, condition)
-            .await
+        self.complete_or_abort(begun, parts, info, condition).await
     }
 
     async fn recorded(&self, to: &ObjectId, upload: UploadId) -> Result<Begun> {
@@ -120,7 +127,7 @@ impl Tree {
         &self,
         begun: Begun,
         parts: Result<Vec<UploadedPart>>,
-        size_bytes: u64,
+        info: &ObjectInfo,
         condition: Condition,
     ) -> Result<Version> {
         let completed = match parts {
@@ -130,10 +137,10 @@ impl Tree {
                     upload: begun.upload.clone(),
                     checksum: UploadedPart::whole_checksum(&parts),
                     parts,
-                    size_bytes,
+                    size_bytes: info.version.size_bytes,
                     condition,
                 };
-                self.client.complete_upload(&request).await
+                self.complete(&request, info).await
             }
             Err(error) => Err(error),
         };
@@ -141,6 +148,34 @@ impl Tree {
             self.abort(begun).await;
         } else if let Some(record) = begun.record {
             self.part_copies.spool.finished(record).await;
+        }
+        completed
+    }
+
+    /// Where nobody can tell what came of a completion, the object tells; where it is not there, the same is sent again.
+    async fn complete(&self, request: &CompleteRequest, info: &ObjectInfo) -> Result<Version> {
+        let mut completed = self.client.complete_upload(request).await;
+        for _ in 1..MAX_TRIES {
+            match &completed {
+                Err(error) if error.kind() == ErrorKind::Ambiguous => {}
+                _ => break,
+            }
+            let transaction = info.headers.metadata.get(TRANSACTION);
+            match self.client.head(&request.id).await {
+                Ok(there)
+                    if transaction.is_some() && there.headers.metadata.get(TRANSACTION) == transaction =>
+                {
+                    return Ok(there.version);
+                }
+                Err(error) if error.kind() != ErrorKind::NotFound => break,
+                _ => {}
+            }
+            rt::sleep(PAUSE).await;
+            match self.client.complete_upload(request).await {
+                // It was carried out, and somebody has replaced what came of it.
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
+                again => completed = again,
+            }
         }
         completed
     }

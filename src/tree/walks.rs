@@ -20,6 +20,7 @@ use super::{Listed, Tree};
 use crate::base::error::Result;
 use crate::base::mount_config::Source;
 use crate::base::names::DirectoryKey;
+use crate::base::object::ObjectId;
 use crate::cache::listings::Moment;
 use crate::plan::entries::{ListingOrder, PageObject};
 use crate::plan::flat::{CompleteDirectory, FlatListing};
@@ -494,14 +495,21 @@ fn absorb(tree: &Tree, sweep: &Sweep, page: Result<ListPage>, asked: &Asked) -> 
     };
     tree.note_page(&page.objects);
     let is_last = page.continuation.is_none();
-    let objects: Vec<_> = page.objects.into_iter().map(page_object).collect();
+    let mut objects: Vec<_> = page.objects.into_iter().map(page_object).collect();
+    let (keys, last) = (objects.len(), objects.last().map(|last| last.key.clone()));
+    {
+        // A directory in which only these are was removed.
+        let table = tree.table();
+        let bucket = &sweep.root.bucket;
+        objects.retain(|object| !table.is_hidden(&ObjectId::new(bucket.clone(), object.key.as_str())));
+    }
     let mut progress = sweep.progress();
     if let Some((_, at)) = asked.get(&progress.listing.pages()) {
         tree.note_markers(&sweep.root.bucket, &objects, *at);
     }
-    progress.listed_keys += objects.len() as u64;
-    if let Some(last) = objects.last() {
-        progress.position.clone_from(&last.key);
+    progress.listed_keys += keys as u64;
+    if let Some(last) = last {
+        progress.position = last;
     }
     let complete = progress.listing.push_page(objects, is_last);
     // This page may have been the first to show that the store's order is another one.

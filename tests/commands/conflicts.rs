@@ -155,12 +155,14 @@ fn changes_of_a_version_that_is_gone_need_force(store: &Store) {
 fn upload<'a>(store: &Store, theirs: Option<&'a str>, content: &[u8], size_bytes: u64) -> Kept<'a> {
     let pieces: Vec<&[u8]> = content.chunks(5 << 20).collect();
     let (upload_id, etags) = store.bucket.begin_upload("dir/file.txt", &pieces);
-    let parts = (1..).zip(pieces.iter().zip(etags)).map(|(number, (piece, etag))| RecordedPart {
-        number,
-        etag,
-        checksum_base64: None,
-        len_bytes: piece.len() as u64,
-    });
+    let parts = (1..)
+        .zip(pieces.iter().zip(etags))
+        .map(|(number, (piece, etag))| RecordedPart {
+            number,
+            etag,
+            checksum_base64: None,
+            len_bytes: piece.len() as u64,
+        });
     let parts = parts.collect();
     Kept {
         base: Some("old"),

@@ -11,8 +11,9 @@ mod scenarios;
 
 use in_process::driver::Outcome;
 use in_process::{Mount, Options, World};
+use pailfs::base::limits::UploadLimits;
 use pailfs::embedded::{Fault, Operation as Request, When};
-use scenarios::{Contents, Scenario};
+use scenarios::{COPIED_AT_ONCE, Contents, Scenario};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -128,6 +129,11 @@ fn changed_bytes(at_bytes: u64) -> Vec<Kind> {
 fn options() -> Options {
     Options {
         stall_timeout: Duration::from_secs(6),
+        limits: UploadLimits {
+            max_copy_bytes: COPIED_AT_ONCE,
+            max_part_bytes: COPIED_AT_ONCE,
+            ..UploadLimits::S3
+        },
         ..Options::default()
     }
 }
@@ -220,6 +226,7 @@ impl<'a> Trial<'a> {
     fn check_outcome(&self, mount: &Mount, outcome: Outcome<()>, struck: bool) {
         let found = self.bucket();
         match outcome {
+            Ok(()) if self.scenario.comes_later => {}
             Ok(()) => {
                 if let Some(difference) = differs(&found, &self.scenario.after) {
                     self.fail(mount, &format!("success was reported, but {difference}"));
@@ -411,6 +418,19 @@ fn large_files_survive_every_failed_request() {
     try_kinds(&scenarios::large(), |kind| {
         is_long || ["500 once", "a lost reply"].contains(&kind.name)
     });
+}
+
+#[test]
+fn what_is_copied_in_parts_survives_every_failed_request() {
+    let is_long = std::env::var_os("PAILFS_TEST_LONG").is_some();
+    try_kinds(&scenarios::copied_in_parts(), |kind| {
+        is_long || ["500 once", "a lost reply"].contains(&kind.name)
+    });
+}
+
+#[test]
+fn files_that_lose_their_name_while_they_are_open_survive_every_failed_request() {
+    try_all(&scenarios::open_files());
 }
 
 #[test]

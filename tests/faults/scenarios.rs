@@ -1,6 +1,6 @@
 //! What programs do, small enough to try every way in which it can go wrong.
 
-use crate::in_process::driver::{Driver, Outcome};
+use crate::in_process::driver::{Descriptor, Driver, Outcome};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -18,6 +18,8 @@ pub struct Scenario {
     pub repeatable: bool,
     /// A key that may be there when it was cut off.
     pub passing: Option<&'static str>,
+    /// What success means may come a little later: nobody sees the difference through the mount.
+    pub comes_later: bool,
 }
 
 fn contents(entries: &[(&str, &[u8])]) -> Contents {
@@ -40,6 +42,7 @@ fn scenario(
         act: Box::new(act),
         repeatable: true,
         passing: None,
+        comes_later: false,
     }
 }
 
@@ -216,6 +219,151 @@ pub fn large() -> Vec<Scenario> {
                     let written = driver.write(&descriptor, 100, b"12345").await;
                     let closed = driver.close(descriptor).await;
                     written.and(closed)
+                })
+            },
+        ),
+    ]
+}
+
+/// Of these mounts: the store copies more in parts.
+pub const COPIED_AT_ONCE: u64 = 10 << 20;
+
+/// What the store copies in two parts.
+pub fn copied_in_parts() -> Vec<Scenario> {
+    let data = pattern(COPIED_AT_ONCE as usize + 1_000, 4);
+    let appended = [&data, SMALL].concat();
+    vec![
+        scenario(
+            "rename a large file",
+            &[("f", &data)],
+            &[("g", &data)],
+            |driver| Box::pin(driver.rename("f", "g", false)),
+        ),
+        scenario(
+            "rename a directory with a large file",
+            &[("d/", b""), ("d/f", &data), ("d/small", SMALL)],
+            &[("e/", b""), ("e/f", &data), ("e/small", SMALL)],
+            |driver| Box::pin(driver.rename("d", "e", false)),
+        ),
+        scenario(
+            "change the mode of a large file",
+            &[("f", &data)],
+            &[("f", &data)],
+            |driver| {
+                Box::pin(async move {
+                    driver.chmod("f", 0o600).await?;
+                    let descriptor = driver.open("f", libc::O_RDWR, 0).await?;
+                    let synced = driver.fsync(&descriptor).await;
+                    let closed = driver.close(descriptor).await;
+                    synced.and(closed)
+                })
+            },
+        ),
+        Scenario {
+            repeatable: false,
+            ..scenario(
+                "append to a large file",
+                &[("f", &data)],
+                &[("f", &appended)],
+                |driver| Box::pin(driver.write_file("f", libc::O_APPEND, SMALL)),
+            )
+        },
+        scenario(
+            "shorten a large file",
+            &[("f", &appended)],
+            &[("f", &data)],
+            |driver| Box::pin(driver.truncate("f", COPIED_AT_ONCE as usize + 1_000)),
+        ),
+        scenario(
+            "copy a large file inside the store, in parts",
+            &[("f", &data)],
+            &[("f", &data), ("g", &data)],
+            |driver| {
+                let flags = libc::O_CREAT | libc::O_TRUNC | libc::O_WRONLY;
+                let len = COPIED_AT_ONCE as usize + 1_000;
+                Box::pin(copy_into(driver, "g", flags, 0, len))
+            },
+        ),
+    ]
+}
+
+/// What an open handle reads: its file, or an error. (Asked for again, it may be the newer one.)
+async fn read_open(driver: &Driver, reader: &Descriptor) {
+    if let Ok(found) = driver.read(reader, 0, OLD.len()).await {
+        assert!(found == OLD || found == SMALL, "bytes of no version");
+    }
+}
+
+/// Files that lose their name while a handle has them.
+pub fn open_files() -> Vec<Scenario> {
+    vec![
+        scenario(
+            "rename over an open file",
+            &[("x", SMALL), ("y", OLD)],
+            &[("y", SMALL)],
+            |driver| {
+                Box::pin(async move {
+                    let reader = driver.open("y", libc::O_RDONLY, 0).await?;
+                    let renamed = driver.rename("x", "y", false).await;
+                    read_open(driver, &reader).await;
+                    driver.close(reader).await.and(renamed)
+                })
+            },
+        ),
+        // Its object goes with the last handle, and no program waits for that.
+        Scenario {
+            comes_later: true,
+            ..scenario("unlink an open file", &[("f", OLD)], &[], |driver| {
+                Box::pin(async move {
+                    let reader = driver.open("f", libc::O_RDONLY, 0).await?;
+                    let unlinked = driver.unlink("f").await;
+                    read_open(driver, &reader).await;
+                    driver.close(reader).await?;
+                    unlinked?;
+                    assert!(driver.stat("f").await.is_err(), "it is hidden");
+                    Ok(())
+                })
+            })
+        },
+        Scenario {
+            passing: Some("f"),
+            ..scenario(
+                "unlink an open file and make it anew",
+                &[("f", OLD)],
+                &[("f", SMALL)],
+                |driver| {
+                    Box::pin(async move {
+                        let reader = match driver.open("f", libc::O_RDONLY, 0).await {
+                            Err(libc::ENOENT) => None,
+                            opened => Some(opened?),
+                        };
+                        let unlinked = match &reader {
+                            Some(_) => driver.unlink("f").await,
+                            None => Ok(()),
+                        };
+                        let flags = libc::O_CREAT | libc::O_TRUNC;
+                        let written = driver.write_file("f", flags, SMALL).await;
+                        if let Some(reader) = reader {
+                            read_open(driver, &reader).await;
+                            driver.close(reader).await?;
+                        }
+                        unlinked.and(written)
+                    })
+                },
+            )
+        },
+        scenario(
+            "change attributes and rename",
+            &[("x", SMALL)],
+            &[("y", SMALL)],
+            |driver| {
+                Box::pin(async move {
+                    match driver.chmod("x", 0o600).await {
+                        // It was renamed already.
+                        Err(libc::ENOENT) => return driver.stat("y").await.map(drop),
+                        changed => changed?,
+                    }
+                    driver.rename("x", "y", false).await
                 })
             },
         ),

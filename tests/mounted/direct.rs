@@ -48,7 +48,10 @@ fn read(file: &File, offset: u64, len: usize) -> Vec<u8> {
     let mut seen = vec![0; len];
     let mut done = 0;
     while done < len {
-        match file.read_at(&mut seen[done..], offset + done as u64).expect("read") {
+        match file
+            .read_at(&mut seen[done..], offset + done as u64)
+            .expect("read")
+        {
             0 => break,
             read => done += read,
         }

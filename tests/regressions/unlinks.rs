@@ -251,3 +251,31 @@ fn a_new_file_is_stored_where_somebody_else_replaced_the_unlinked_one_that_handl
     mount.run("close", driver.close(reading)).expect("closed");
     assert!(bytes_of(&world, "f").expect("still there") == b"new");
 }
+
+#[test]
+fn a_file_takes_the_name_of_a_removed_directory_in_which_an_unlinked_file_is_open() {
+    let world = World::new(Options::default());
+    world.remote.put("d/f", b"old");
+    world.remote.put("keep", b"");
+    let mount = world.mount();
+    let driver = &mount.driver;
+    let reading = open(&mount, "d/f", libc::O_RDONLY);
+    mount.run("unlink", driver.unlink("d/f")).expect("unlinked");
+    mount.run("rmdir", driver.rmdir("d")).expect("removed");
+    mount
+        .run("write", driver.write_file("d", libc::O_CREAT, b"new"))
+        .expect("written");
+    for pause in [0, 60] {
+        mount.sleep(Duration::from_secs(pause));
+        let listed = mount.run("list", driver.list("", false)).expect("listed");
+        assert_eq!(
+            listed.keys().collect::<Vec<_>>(),
+            ["d", "keep"],
+            "after {pause} s"
+        );
+        assert!(mount.run("read", driver.read_file("d")).expect("read") == b"new");
+    }
+    assert!(mount.run("read", driver.read(&reading, 0, 10)).expect("read") == b"old");
+    mount.run("close", driver.close(reading)).expect("closed");
+    assert_eq!(world.remote.keys(), ["d", "keep"]);
+}
