@@ -11,6 +11,7 @@
 use crate::base::object::ETag;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
+use std::time::SystemTime;
 
 /// A message in a message (SNS) in a message: no deeper.
 const MAX_WRAPPINGS: usize = 2;
@@ -22,6 +23,8 @@ pub struct Change {
     pub key: String,
     /// Of the version that is there now; `None` where the message does not say.
     pub etag: Option<ETag>,
+    /// When it happened, by the store's clock; `None` where the message does not say.
+    pub at: Option<SystemTime>,
     /// There may be nothing at the key any more.
     pub is_removal: bool,
 }
@@ -68,6 +71,7 @@ fn of_record(record: &Value) -> Result<Change, String> {
         bucket: text(record, "/s3/bucket/name")?.to_owned(),
         key: key.into_owned(),
         etag: object.get("eTag").and_then(Value::as_str).map(ETag::new),
+        at: time(record.get("eventTime")),
         // Also ObjectRemoved:DeleteMarkerCreated and LifecycleExpiration:Delete; some stores begin all names with "s3:".
         is_removal: event.contains("ObjectRemoved") || event.contains("LifecycleExpiration"),
     })
@@ -81,8 +85,13 @@ fn of_event_bridge(event: &Value) -> Result<Change, String> {
         bucket: text(event, "/detail/bucket/name")?.to_owned(),
         key: text(object, "/key")?.to_owned(),
         etag: object.get("etag").and_then(Value::as_str).map(ETag::new),
+        at: time(event.get("time")),
         is_removal: text(event, "/detail-type")? == "Object Deleted",
     })
+}
+
+fn time(value: Option<&Value>) -> Option<SystemTime> {
+    humantime::parse_rfc3339(value?.as_str()?).ok()
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> Result<&'a str, String> {
@@ -99,8 +108,14 @@ mod tests {
             bucket: "photos".into(),
             key: key.into(),
             etag: etag.map(ETag::new),
+            at: None,
             is_removal,
         }
+    }
+
+    fn at_four(change: Change) -> Change {
+        let at = humantime::parse_rfc3339("2026-11-26T04:00:00Z").ok();
+        Change { at, ..change }
     }
 
     const RECORDS: &str = r#"{"Records":[
@@ -116,7 +131,7 @@ mod tests {
         assert_eq!(
             parse(RECORDS),
             Ok(vec![
-                change("a b/ü+.txt", etag, false),
+                at_four(change("a b/ü+.txt", etag, false)),
                 change("gone", Some("x"), true)
             ])
         );
@@ -135,9 +150,12 @@ mod tests {
 
     #[test]
     fn events_of_event_bridge_have_plain_keys() {
-        let event = r#"{"version":"0","source":"aws.s3","detail-type":"Object Created","detail":{"version":"0",
+        let event = r#"{"version":"0","time":"2026-11-26T04:00:00Z","source":"aws.s3","detail-type":"Object Created","detail":{"version":"0",
             "bucket":{"name":"photos"},"object":{"key":"a+b %20","size":5,"etag":"b1"},"reason":"PutObject"}}"#;
-        assert_eq!(parse(event), Ok(vec![change("a+b %20", Some("b1"), false)]));
+        assert_eq!(
+            parse(event),
+            Ok(vec![at_four(change("a+b %20", Some("b1"), false))])
+        );
         let gone = r#"{"source":"aws.s3","detail-type":"Object Deleted","detail":{"bucket":{"name":"photos"},
             "object":{"key":"a"},"deletion-type":"Permanently Deleted"}}"#;
         assert_eq!(parse(gone), Ok(vec![change("a", None, true)]));

@@ -13,14 +13,14 @@ use super::node::DirectoryPlace;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::mount_config::Source;
 use crate::base::names::DirectoryKey;
-use crate::base::object::ObjectId;
+use crate::base::object::{ObjectId, Version};
 use crate::plan::notifications::{self, Change};
 use crate::rt;
 use crate::s3::{Message, Queue};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How long names and attributes are believed while there are no news.
 const TTL_WITHOUT_NEWS: Duration = Duration::from_secs(10);
@@ -28,6 +28,8 @@ const TTL_WITHOUT_NEWS: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// What the store says of one change's time differs by so much at most: it tells whole seconds in some places.
+const SAME_MOMENT: Duration = Duration::from_secs(2);
 /// So many messages that cannot be understood are shown in the log; the others are counted.
 const SHOWN: u64 = 10;
 const SHOWN_BYTES: usize = 300;
@@ -158,10 +160,11 @@ impl Tree {
             Source::Bucket { .. } => return Heard::Elsewhere,
         };
         let id = ObjectId::new(change.bucket.as_str(), change.key.as_str());
-        let is_known = self.table().object(&id).is_some_and(|node| {
-            let has = node.version.as_ref().map(|version| &version.etag);
-            !change.is_removal && node.refresh_due.is_none() && has.is_some() && has == change.etag.as_ref()
-        });
+        let is_known = !change.is_removal
+            && self.table().object(&id).is_some_and(|node| {
+                let known = node.version.as_ref().filter(|_| node.refresh_due.is_none());
+                known.is_some_and(|known| is_of(known, change))
+            });
         let root = DirectoryPlace {
             bucket: id.bucket.clone(),
             key: root,
@@ -206,6 +209,13 @@ impl Tree {
             tracing::warn!(%error, "what is known could not be forgotten");
         }
     }
+}
+
+/// Whether this version is what `change` tells of. Attributes change under the same ETag: the time shows it, unless that is
+/// of an upload in parts, which counts from its start. Then somebody asks once more than needed.
+fn is_of(version: &Version, change: &Change) -> bool {
+    let is_later = |at: SystemTime| at > version.last_modified + SAME_MOMENT;
+    change.etag.as_ref() == Some(&version.etag) && !change.at.is_some_and(is_later)
 }
 
 /// What a notification was to this mount.

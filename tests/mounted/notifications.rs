@@ -9,6 +9,7 @@ use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sqs::types::QueueAttributeName;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// A queue of its own for each test.
 struct Queue {
@@ -191,6 +192,42 @@ fn news_of_what_this_mount_did_itself_cost_nothing() {
         "{:?}",
         store.server().counts().all()
     );
+}
+
+#[test]
+fn attributes_that_change_under_the_same_etag_are_seen() {
+    let Some(queue) = Queue::new("attributes") else {
+        return;
+    };
+    let store = Store::embedded();
+    let mode = |mode| [("file-permissions", mode)];
+    store.bucket.put_with_metadata("file", "same", &mode("0100644"));
+    let mount = store
+        .mount()
+        .options(&format!("{} --attributes full", queue.option()))
+        .start();
+    let permissions = || bash(&mount.path(), "stat -c %a file");
+    assert_eq!(permissions(), "644\n");
+    store.bucket.put_with_metadata("file", "same", &mode("0100600"));
+    assert_eq!(permissions(), "644\n");
+    let now = store.bucket.head("file");
+    let changed_at = now.last_modified.expect("a time").secs() + 10;
+    let at = UNIX_EPOCH + Duration::from_secs(changed_at.unsigned_abs());
+    let etag = now.e_tag.expect("an ETag");
+    let told = record(
+        "ObjectCreated:Copy",
+        &store.bucket.name,
+        "file",
+        etag.trim_matches('"'),
+    );
+    let event_time = format!(
+        r#""eventName":"ObjectCreated:Copy","eventTime":"{}""#,
+        humantime::format_rfc3339(at)
+    );
+    let told = told.replace(r#""eventName":"ObjectCreated:Copy""#, &event_time);
+    assert!(told.contains("eventTime"));
+    queue.send(told);
+    poll(PATIENCE, || (permissions() == "600\n").then_some(())).expect("the change is seen");
 }
 
 #[test]
