@@ -279,3 +279,26 @@ fn a_file_takes_the_name_of_a_removed_directory_in_which_an_unlinked_file_is_ope
     mount.run("close", driver.close(reading)).expect("closed");
     assert_eq!(world.remote.keys(), ["d", "keep"]);
 }
+
+/// The unlinked object goes with its last handle, and with it what the new file was to replace.
+#[test]
+fn a_new_file_has_the_name_that_an_unlinked_one_left_meanwhile() {
+    let (world, mount) = world_with("f", b"old");
+    let driver = &mount.driver;
+    let old = open(&mount, "f", libc::O_RDONLY);
+    mount.run("unlink", driver.unlink("f")).expect("unlinked");
+    let new = open(&mount, "g", libc::O_RDWR | libc::O_CREAT);
+    mount
+        .run("write", driver.write(&new, 0, b"new"))
+        .expect("written");
+    mount
+        .run("rename", driver.rename("g", "f", false))
+        .expect("renamed");
+    mount.run("close", driver.close(old)).expect("closed");
+    mount.sleep(Duration::from_secs(10));
+    mount
+        .run("write", driver.write_file("f", 0, b"NEW"))
+        .expect("nobody else was there");
+    mount.run("close", driver.close(new)).expect("closed");
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"NEW");
+}

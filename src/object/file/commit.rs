@@ -227,7 +227,9 @@ impl File {
                 Outcome::Stored(version) => return self.finish(version).await,
                 Outcome::Lost(found) => found,
             };
-            if let Some(next) = self.next_condition(found.as_deref()) {
+            // The same once more would end the same: it is not the object that is in the way.
+            let next = self.next_condition(found.as_deref());
+            if let Some(next) = next.filter(|next| *next != condition) {
                 replacements += 1;
                 condition = next;
                 continue;

@@ -688,7 +688,7 @@ impl State {
         let truncates = self.creation == Some(Creation::Truncating);
         let Some(info) = found else {
             // What was to be replaced is gone: nobody's bytes are lost by creating it anew.
-            return truncates.then_some(Condition::Absent);
+            return self.creation.is_some().then_some(Condition::Absent);
         };
         let is_older = info.version.last_modified < self.opened_at;
         (truncates && is_older).then(|| Condition::Matches(info.version.etag.clone()))
