@@ -19,8 +19,8 @@ use pailfs::embedded::Operation as Request;
 use pailfs::tree::node::Kind;
 use simulation::{LONG, Simulation};
 
-/// A few files of the model.
-const DISK_CACHE_BYTES: u64 = 4 << 20;
+/// A few files of the model, so that others are evicted.
+const DISK_CACHE_BYTES: u64 = 2 << 20;
 
 /// What happens beside plain operations, each once in so many steps; 0: never.
 #[derive(Clone, Copy, Default)]
@@ -33,7 +33,7 @@ struct Mix {
     unmounts: usize,
     races: usize,
     probing: bool,
-    /// Copies between open files. One machine only, and nobody else: what copies may be in the bucket early.
+    /// Copies between open files. One machine only: what copies may be in the bucket early.
     copies: bool,
     /// A cache of contents on disk, and harm to its files once in so many steps.
     cache_damages: usize,
@@ -113,7 +113,10 @@ fn step(simulation: &mut Simulation, generator: &mut Generator, mix: Mix) {
     let operation = generator.next(&mut simulation.random, &simulation.reference, machine);
     let paths = Generator::paths_of(&operation);
     let is_haunted = |path: &&str| simulation.reference.is_haunted(machine, path);
-    if paths.iter().any(is_haunted) || meets_others(simulation, mix, machine, &operation) {
+    if paths.iter().any(is_haunted)
+        || takes_a_hidden_name(simulation, &operation)
+        || meets_others(simulation, mix, machine, &operation)
+    {
         return;
     }
     if cut_off && !Generator::paths_of(&operation).is_empty() && !opens(&operation) {
@@ -141,6 +144,16 @@ fn opens(operation: &operation::Operation) -> bool {
     matches!(operation, operation::Operation::Open { .. })
 }
 
+/// A directory where the bucket still has an object that another machine has unlinked: it has both then.
+fn takes_a_hidden_name(simulation: &Simulation, operation: &operation::Operation) -> bool {
+    match operation {
+        operation::Operation::Mkdir { path } | operation::Operation::Rename { to: path, .. } => {
+            simulation.machines.len() > 1 && simulation.reference.is_hidden_anywhere(path)
+        }
+        _ => false,
+    }
+}
+
 fn meets_others(simulation: &Simulation, mix: Mix, machine: usize, operation: &operation::Operation) -> bool {
     Generator::meets_others(&simulation.reference, mix.machines, machine, operation)
 }
@@ -149,14 +162,16 @@ fn meets_others(simulation: &Simulation, mix: Mix, machine: usize, operation: &o
 fn change_remotely(simulation: &mut Simulation) {
     let machines = simulation.machines.len();
     let path = Generator::path(&mut simulation.random, &simulation.reference, 0);
-    let used = (0..machines).any(|machine| {
-        simulation.reference.is_in_use(machine, &path)
-            || simulation
-                .reference
-                .paths_in_use(machine)
-                .iter()
-                .any(|used| reference::is_below(&path, used))
-    });
+    let is_copied_from = simulation.reference.is_copied_from(&path);
+    let used = is_copied_from
+        || (0..machines).any(|machine| {
+            simulation.reference.is_in_use(machine, &path)
+                || simulation
+                    .reference
+                    .paths_in_use(machine)
+                    .iter()
+                    .any(|used| reference::is_below(&path, used))
+        });
     if used {
         return;
     }
@@ -238,6 +253,8 @@ fn copies_between_open_files_are_copies_whatever_becomes_of_the_source() {
     let mix = Mix {
         machines: 1,
         copies: true,
+        remote_changes: 30,
+        races: 60,
         lost_replies: 6,
         crashes: 80,
         unmounts: 150,

@@ -15,6 +15,10 @@ use pailfs::spool::ConflictForm;
 use pailfs::spool::conflicts::KeptConflict;
 
 const HANDLE: u64 = 1;
+const COPY: u64 = 2;
+/// Meetings leave files behind. With more of them than this, some are removed before the next one, so that a long run is not
+/// a walk through what former ones left.
+const MAX_LEFT: usize = 30;
 
 fn unused(simulation: &Simulation, path: &str) -> bool {
     (0..simulation.machines.len()).all(|machine| !simulation.reference.is_in_use(machine, path))
@@ -91,12 +95,15 @@ fn expect(simulation: &Simulation, what: &str, outcome: &Outcome<Value>, allowed
 /// One meeting of `machine` with somebody else.
 pub fn meet(simulation: &mut Simulation, machine: usize) {
     simulation.wait_for_caches();
-    match simulation.random.below(7) {
+    tidy_up(simulation, machine);
+    match simulation.random.below(9) {
         0 | 1 => overwritten(simulation, machine),
         6 => appended_to_while_open(simulation, machine),
         2 => deleted(simulation, machine),
         3 => created(simulation, machine),
         4 => overwritten_while_open(simulation, machine),
+        7 => changed_and_back(simulation, machine),
+        8 => source_replaced_before_its_copy(simulation, machine),
         _ => directory_filled(simulation, machine),
     }
     simulation.wait_for_caches();
@@ -105,6 +112,30 @@ pub fn meet(simulation: &mut Simulation, machine: usize) {
     }
     simulation.compare_bucket();
     simulation.compare_tree(machine);
+}
+
+/// Removes what meetings have left, from the leaves on.
+fn tidy_up(simulation: &mut Simulation, machine: usize) {
+    let is_left = |path: &String| {
+        ["new", "theirs", ".conflict-"]
+            .iter()
+            .any(|part| path.contains(part))
+    };
+    let mut left: Vec<String> = simulation.reference.bucket.keys().cloned().collect();
+    left.retain(is_left);
+    if left.len() <= MAX_LEFT {
+        return;
+    }
+    for path in left.into_iter().rev() {
+        if !unused(simulation, &path) || simulation.reference.is_haunted(machine, &path) {
+            continue;
+        }
+        let operation = match simulation.reference.bucket.get(&path) {
+            Some(Entry::Directory) => Operation::Rmdir { path },
+            _ => Operation::Unlink { path },
+        };
+        let _ = simulation.both(machine, &operation);
+    }
 }
 
 /// What lost is beside the object that it lost against.
@@ -158,6 +189,119 @@ fn overwritten(simulation: &mut Simulation, machine: usize) {
         }
     };
     let _ = simulation.both(machine, &operation);
+}
+
+/// Another version comes and goes: what is there then has the ETag of what was there before, and is another object.
+fn changed_and_back(simulation: &mut Simulation, machine: usize) {
+    let Some(path) = some_file(simulation) else { return };
+    // Under one ETag other metadata are not noticed.
+    let is_plain =
+        |entry: &Entry| matches!(entry, Entry::File(file) if file.mode.is_none() && file.mtime.is_none());
+    if !simulation.reference.bucket.get(&path).is_some_and(is_plain) {
+        simulation.remote_put(&path);
+        simulation.wait_for_caches();
+    }
+    warm_up(simulation, machine, &path);
+    let is_open = simulation.random.one_in(2);
+    if is_open {
+        let flags = libc::O_RDWR;
+        let open = Operation::Open {
+            handle: HANDLE,
+            path: path.clone(),
+            flags,
+        };
+        let opened = simulation.execute(machine, &open);
+        expect(simulation, "an open", &opened, &[Ok(Value::Nothing)]);
+    }
+    let old = simulation.reference.bytes(machine, &path).unwrap_or_default();
+    simulation.remote_put(&path);
+    if !is_open && simulation.random.one_in(2) {
+        let _ = simulation.both(machine, &Operation::ReadFile { path: path.clone() });
+    }
+    simulation.remote_put_bytes(&path, &old);
+    let len = simulation.random.within(1..3_000);
+    let data = simulation.random.bytes(len);
+    if is_open {
+        let mut mine = old;
+        overwrite(simulation, machine, &mut mine, &data);
+        let closed = simulation.execute(machine, &Operation::Close { handle: HANDLE });
+        expect(
+            simulation,
+            "closing what is as it was",
+            &closed,
+            &[Ok(Value::Nothing)],
+        );
+        return adopt_committed(simulation, &path, &mine);
+    }
+    let to = fresh_name(simulation, parent_of(&path));
+    let operation = match simulation.random.below(5) {
+        0 => Operation::ReadFile { path },
+        1 => Operation::Unlink { path },
+        2 => Operation::Rename {
+            from: path,
+            to,
+            no_replace: false,
+        },
+        3 => Operation::Truncate {
+            path,
+            size: old.len() / 2,
+        },
+        _ => Operation::WriteFile {
+            path,
+            flags: libc::O_APPEND,
+            data,
+        },
+    };
+    let _ = simulation.both(machine, &operation);
+}
+
+/// A copy whose source is replaced before the store copies it: all of the former version, or an error and nothing.
+fn source_replaced_before_its_copy(simulation: &mut Simulation, machine: usize) {
+    let Some(path) = some_file(simulation) else { return };
+    let mut mine = simulation.reference.bytes(machine, &path).unwrap_or_default();
+    let target = fresh_name(simulation, parent_of(&path));
+    let opens = [
+        (HANDLE, &path, libc::O_RDONLY),
+        (COPY, &target, libc::O_RDWR | libc::O_CREAT),
+    ];
+    for (handle, path, flags) in opens {
+        let open = Operation::Open {
+            handle,
+            path: path.clone(),
+            flags,
+        };
+        let opened = simulation.execute(machine, &open);
+        expect(simulation, "an open", &opened, &[Ok(Value::Nothing)]);
+    }
+    let copy = Operation::Copy {
+        from: HANDLE,
+        from_offset: 0,
+        to: COPY,
+        to_offset: 0,
+        len: usize::MAX / 2,
+    };
+    let copied = simulation.execute(machine, &copy);
+    match copied {
+        Ok(Value::Count(count)) if count <= mine.len() => mine.truncate(count),
+        other => simulation.fail(&format!("a copy: {other:?}")),
+    }
+    if simulation.random.one_in(2) {
+        simulation.remote_put(&path);
+    } else if simulation.may_vanish(&path) {
+        simulation.remote_delete(&path);
+    }
+    let closed = simulation.execute(machine, &Operation::Close { handle: COPY });
+    expect(
+        simulation,
+        "closing a copy of what was replaced",
+        &closed,
+        &[Ok(Value::Nothing), Err(libc::ESTALE)],
+    );
+    if closed.is_ok() {
+        adopt_committed(simulation, &target, &mine);
+    }
+    let closed = simulation.execute(machine, &Operation::Close { handle: HANDLE });
+    expect(simulation, "closing the source", &closed, &[Ok(Value::Nothing)]);
 }
 
 /// O_TRUNC over a version that is newer than what the mount knew, but older than the open: ours, unless the store's

@@ -56,6 +56,8 @@ struct Content {
     hides: Option<(String, u64)>,
     /// It has bytes of another file since its last commit.
     early: Option<Early>,
+    /// The paths of the objects that these may come from: they stay in the bucket until then, also when they are unlinked.
+    copied_from: Vec<String>,
 }
 
 /// What the bucket may show of a file that is not committed yet: one of these contents, under one of these names.
@@ -291,6 +293,17 @@ impl Reference {
         self.content_of(machine, one) == self.content_of(machine, other)
     }
 
+    /// True while something that is not committed may have been copied from the object at a path.
+    pub fn is_copied_from(&self, path: &str) -> bool {
+        let mut contents = self.machines.iter().flat_map(|machine| machine.contents.values());
+        contents.any(|content| content.copied_from.iter().any(|from| from == path))
+    }
+
+    /// True when a machine has unlinked the object at a path, and waits for its last handle.
+    pub fn is_hidden_anywhere(&self, path: &str) -> bool {
+        (0..self.machines.len()).any(|machine| self.is_hidden(machine, path))
+    }
+
     /// True when these bytes may be at a path though nobody has committed them.
     pub fn may_be_early(&self, path: &str, bytes: &[u8]) -> bool {
         let contents = self.machines.iter().flat_map(|machine| machine.contents.values());
@@ -471,6 +484,7 @@ impl Reference {
             handles: 0,
             hides: None,
             early: None,
+            copied_from: Vec::new(),
         };
         self.machines[machine].contents.insert(number, content);
         number
@@ -495,6 +509,7 @@ impl Reference {
             handles: 0,
             hides: None,
             early: None,
+            copied_from: Vec::new(),
         };
         self.machines[machine].contents.insert(number, content);
         number
@@ -538,11 +553,17 @@ impl Reference {
             unreachable!("a read returns bytes")
         };
         let is_same = self.has_same_content(machine, from, to);
+        let source = self.content_of(machine, from);
+        let source = self.content(machine, source);
+        let hidden = source.hides.iter().map(|(path, _)| path);
+        let mut from: Vec<String> = source.path.iter().chain(hidden).cloned().collect();
+        from.extend(source.copied_from.iter().cloned());
         let number = self.content_of(machine, to);
         let target = self.content(machine, number);
         if !data.is_empty() {
             if !is_same {
                 target.early.get_or_insert_default();
+                target.copied_from.extend(from);
             }
             target.place(to_offset, &data);
         }
@@ -580,6 +601,7 @@ impl Reference {
         content.is_dirty = false;
         content.is_local = false;
         content.early = None;
+        content.copied_from.clear();
         let file = File {
             bytes: Arc::new(content.bytes.clone()),
             mode: content.mode,
@@ -726,6 +748,9 @@ impl Reference {
                     Some(Entry::File(file)) if !self.is_hidden(machine, path) => Some(file.version),
                     _ => None,
                 };
+                if matches!(self.bucket.get(path), Some(Entry::Symlink(_))) {
+                    self.bucket.remove(path);
+                }
                 let content = self.content(machine, number);
                 content.path = None;
                 content.hides = version.map(|version| (path.to_owned(), version));

@@ -375,7 +375,12 @@ impl Simulation {
             };
             let is_early = || reference.may_be_early(key, &stored.bytes);
             let is_hidden = || (0..self.machines.len()).any(|machine| reference.hides_below(machine, key));
-            if !expected && !is_early() && !is_hidden() && !key.contains(".pailfs-probe") {
+            if !expected
+                && !is_early()
+                && !is_hidden()
+                && !reference.is_copied_from(key)
+                && !key.contains(".pailfs-probe")
+            {
                 return Some(format!("{key:?} should not be there"));
             }
         }
@@ -417,10 +422,14 @@ impl Simulation {
     pub fn remote_put(&mut self, path: &str) -> Vec<u8> {
         let len = self.random.below(5_000);
         let bytes = self.random.bytes(len);
-        self.note(format!("remote: put {path:?} {} bytes", bytes.len()));
-        self.world.remote.put(path, &bytes);
-        self.reference.put(path, &bytes);
+        self.remote_put_bytes(path, &bytes);
         bytes
+    }
+
+    pub fn remote_put_bytes(&mut self, path: &str, bytes: &[u8]) {
+        self.note(format!("remote: put {path:?} {} bytes", bytes.len()));
+        self.world.remote.put(path, bytes);
+        self.reference.put(path, bytes);
     }
 
     pub fn remote_delete(&mut self, path: &str) {
