@@ -11,7 +11,9 @@ crate::on_the_embedded_store!(
     the_filesystem_has_room,
     a_reader_of_a_file_that_is_replaced_gets_the_old_or_the_new,
     without_metadata_nothing_is_written_and_defaults_are_shown,
+    a_directorys_times_are_those_of_the_last_change_in_it,
 );
+crate::on_each_store!(all_three_times_come_back);
 
 fn python(mount: &Mount, script: &str) -> String {
     Tool::new("python3")
@@ -201,4 +203,69 @@ assert errno_of(os.setxattr, 'f', 'user.a', b'b') in ('EOPNOTSUPP', 'ENOTSUP')
     let again = store.mount().options(options).start();
     let shown = bash(&again.path(), "stat -c '%n %a %u %g' d f theirs");
     assert_eq!(shown, "d 750 12 34\nf 640 12 34\ntheirs 640 12 34\n");
+}
+
+/// To the nanosecond; the time of the last read only where somebody set it.
+fn all_three_times_come_back(store: &Store) {
+    let mount = store.mount().start();
+    let shown = "import os; print([(n, s.st_atime_ns, s.st_mtime_ns, s.st_ctime_ns) for n in ('set', 'written', 'link') for s in [os.lstat(n)]])";
+    let script = format!(
+        r"
+import os
+for name in ('set', 'written'):
+    with open(name, 'w') as f: f.write('x')
+os.symlink('set', 'link')
+os.utime('set', ns=(1_000_000_000_123_456_789, 981_173_106_987_654_321))
+os.utime('link', ns=(1_000_000_001_000_000_001, 2), follow_symlinks=False)
+os.chmod('set', 0o640)
+assert os.stat('set').st_ctime_ns > 1_700_000_000_000_000_000
+{shown}"
+    );
+    let before = python(&mount, &script);
+    assert!(
+        before.contains("('set', 1000000000123456789, 981173106987654321, "),
+        "{before}"
+    );
+    assert!(before.contains("('link', 1000000001000000001, 2, "), "{before}");
+    mount.unmount();
+    let again = store.mount().start();
+    assert_eq!(python(&again, shown), before);
+    // Reading moves none.
+    bash(
+        &again.path(),
+        "cat set written > /dev/null; readlink link > /dev/null",
+    );
+    assert_eq!(python(&again, shown), before);
+}
+
+fn a_directorys_times_are_those_of_the_last_change_in_it(store: &Store) {
+    let mount = store.mount().start();
+    python(
+        &mount,
+        r"
+import os, time
+os.mkdir('d'); os.mkdir('e')
+def changes(what, *directories):
+    before = {d: os.stat(d) for d in 'de'}
+    time.sleep(0.002)
+    what()
+    for d in 'de':
+        now = os.stat(d)
+        moved = (now.st_mtime_ns > before[d].st_mtime_ns, now.st_ctime_ns > before[d].st_ctime_ns)
+        assert moved == (d in directories, d in directories), (d, moved)
+changes(lambda: open('d/f', 'w').close(), 'd')
+changes(lambda: os.mkdir('d/sub'), 'd')
+changes(lambda: os.symlink('f', 'd/link'), 'd')
+changes(lambda: os.mkfifo('d/pipe'), 'd')
+changes(lambda: os.rename('d/f', 'e/g'), 'd', 'e')
+changes(lambda: os.rename('d/sub', 'e/sub'), 'd', 'e')
+changes(lambda: os.rename('e/g', 'e/h'), 'e')
+changes(lambda: os.unlink('e/h'), 'e')
+changes(lambda: os.rmdir('e/sub'), 'e')
+# What is in a file moves nothing around it.
+changes(lambda: open('d/new', 'w').close(), 'd')
+changes(lambda: open('d/new', 'w').write('x'))
+changes(lambda: os.chmod('d/new', 0o600))
+",
+    );
 }

@@ -12,6 +12,7 @@ crate::on_the_embedded_store!(
     versions_are_files_of_hidden_directories,
     a_bucket_is_mounted_as_it_was,
     where_nothing_is_kept_nothing_is_shown,
+    the_version_of_a_file_is_told,
     what_is_kept_on_disk_is_of_the_version_that_is_shown,
 );
 
@@ -94,6 +95,28 @@ fn where_nothing_is_kept_nothing_is_shown(store: &Store) {
         .options("--versions --at 2026-01-01")
         .fail_to_start();
     both.fails(2, "");
+}
+
+fn the_version_of_a_file_is_told(store: &Store) {
+    store.bucket.keep_versions();
+    let newest = || store.bucket.head("file").version_id.expect("an ID");
+    let ask = "python3 -c 'import os; print(os.getxattr(\"file\", \"user.s3.version-id\").decode())'";
+    let mount = store.mount().start();
+    let mut told = Vec::new();
+    for change in [
+        "echo one > file",
+        "echo two >> file",
+        "chmod 600 file; sync file",
+        "mv file f; mv f file",
+    ] {
+        told.push(bash(&mount.path(), &format!("{change}; {ask}")));
+        assert_eq!(told.last(), Some(&format!("{}\n", newest())), "{change}");
+    }
+    told.dedup();
+    assert_eq!(told.len(), 4);
+    mount.unmount();
+    let again = store.mount().start();
+    assert_eq!(bash(&again.path(), ask), format!("{}\n", newest()));
 }
 
 /// One second later: versions have whole seconds.
