@@ -307,8 +307,11 @@ fn source_replaced_before_its_copy(simulation: &mut Simulation, machine: usize) 
 /// O_TRUNC over a version that is newer than what the mount knew, but older than the open: ours, unless the store's
 /// clock (whole seconds) cannot tell.
 fn write_truncating(simulation: &mut Simulation, machine: usize, path: String, flags: i32, data: Vec<u8>) {
-    let flags = flags | libc::O_TRUNC;
-    let operation = Operation::WriteFile { path, flags, data };
+    let operation = Operation::WriteFile {
+        path: path.clone(),
+        flags: flags | libc::O_TRUNC,
+        data: data.clone(),
+    };
     let outcome = simulation.execute(machine, &operation);
     expect(
         simulation,
@@ -317,7 +320,8 @@ fn write_truncating(simulation: &mut Simulation, machine: usize, path: String, f
         &[Ok(Value::Nothing), Err(libc::ESTALE)],
     );
     if outcome.is_ok() {
-        let _ = simulation.reference.apply(machine, &operation);
+        // With the attributes of the version that the open knew.
+        adopt_committed(simulation, &path, &data);
     }
 }
 
