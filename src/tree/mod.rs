@@ -27,6 +27,7 @@ pub mod moves;
 pub mod node;
 pub mod notifications;
 mod part_copies;
+mod progress;
 mod removal;
 pub mod rename;
 pub mod table;

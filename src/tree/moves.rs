@@ -8,11 +8,13 @@
 //!    by a later mount looks at each object before it touches it ([`Tree::resume_move`]). What somebody else wrote during
 //!    the rename is never deleted: [`super::removal`].
 //! 4. A rename that fails while it copies takes its copies back ([`Tree::undo_copies`]).
+//!    How far it is the log tells ([`super::progress`]).
 //! 5. Stores that keep a tree of directories cannot remove a directory before what is in it: markers are deleted last,
 //!    the deepest first.
 
 use super::Tree;
 use super::node::DirectoryPlace;
+use super::progress::Progress;
 use super::removal::{Removal, is_marker};
 use super::rename::{PARALLEL_MOVES, is_copy, is_marker_trouble, loses_nothing};
 use crate::base::error::{Error, ErrorKind, Result};
@@ -169,9 +171,11 @@ impl Tree {
         arrived: &Mutex<Arrived>,
     ) -> Result<(), FailedCopies> {
         let mut position = 0;
+        let mut progress = Progress::of("copies", way);
         loop {
             let (entries, next) = read(list, position).await?;
             if entries.is_empty() {
+                progress.finish();
                 return Ok(());
             }
             if position == 0 {
@@ -192,6 +196,7 @@ impl Tree {
             while let Some(result) = results.next().await {
                 match result {
                     Ok(Some(copy)) => {
+                        progress.advance(1, copy.version.size_bytes);
                         sources.push(entry_of_source(&copy));
                         made.push(entry_of(copy.target.key.to_string(), &copy.version));
                         if self.is_known(&copy.source) {

@@ -12,6 +12,7 @@
 
 use super::Tree;
 use super::moves::{Copies, Move, read, unix_s};
+use super::progress::Progress;
 use super::rename::{PARALLEL_MOVES, is_copy, says_the_same};
 use crate::base::error::{ErrorKind, Result};
 use crate::base::object::{ETag, ObjectId};
@@ -34,6 +35,7 @@ impl Tree {
         let support = self.client.capabilities().get(Feature::MarkerMetadata);
         let markers_speak = !matches!(support, Support::Ignored | Support::Refused);
         let mut removal = Removal::of(&copies.sources);
+        let mut progress = Progress::of("deletes", way);
         while let Some(entries) = removal.next().await? {
             if markers_speak || !entries.iter().all(is_marker) {
                 present.go_to(self, &entries).await?;
@@ -59,7 +61,9 @@ impl Tree {
                 }
                 stays(&way.source(&key));
             }
+            progress.advance(versions.len() as u64, 0);
         }
+        progress.finish();
         Ok(())
     }
 

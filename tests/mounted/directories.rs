@@ -11,6 +11,7 @@ crate::on_each_store!(
     a_directory_of_many_pages_is_listed_whole,
     a_directory_is_removed_only_when_the_bucket_says_it_is_empty,
     everything_can_be_removed,
+    the_log_tells_how_far_a_large_rename_is,
     attributes_of_directories_last,
 );
 // SeaweedFS takes a marker for existing as long as there are keys below it, and then removes both.
@@ -84,6 +85,19 @@ fn a_directory_is_removed_only_when_the_bucket_says_it_is_empty(store: &Store) {
     files::write(&mount.join("file"), b"x").expect("written");
     assert_eq!(files::errno(fs::remove_dir(mount.join("file"))), libc::ENOTDIR);
     assert_eq!(files::errno(fs::create_dir(mount.join("file"))), libc::EEXIST);
+}
+
+fn the_log_tells_how_far_a_large_rename_is(store: &Store) {
+    store
+        .bucket
+        .put_all((0..1_050).map(|i| format!("tree/f{i}")), b"x");
+    let mount = store.mount().start();
+    fs::rename(mount.join("tree"), mount.join("moved")).expect("renamed");
+    let log = mount.log().text();
+    for step in ["copies", "deletes"] {
+        let told = format!("from=\"tree/\" to=\"moved/\" step=\"{step}\" objects=1050");
+        assert!(log.contains(&told), "{told} is not in {log}");
+    }
 }
 
 fn everything_can_be_removed(store: &Store) {

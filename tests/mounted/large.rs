@@ -94,6 +94,10 @@ fn edits_of_a_huge_object_move_little(store: &Store) {
         counts.reset();
         bash(&mount.path(), edit);
         let (up, down) = (counts.received_bytes(), counts.sent_bytes());
+        println!(
+            "{size} bytes, {edit}: {up} up, {down} down, {} requests",
+            counts.total()
+        );
         let most = 20 * MIB as u64;
         assert!(
             up <= most && down <= most,
