@@ -220,7 +220,7 @@ proptest! {
         // While the window grows, a round trip each time it is tripled.
         let start_s = 10.0 * latency_ms as f64 / 1e3 + 4.0 * get_s;
         let reached = total as f64 / (outcome.time.as_secs_f64() - start_s).max(1e-3);
-        prop_assert!(reached >= 0.7 * possible, "{reached} of {possible} in {world:?}");
+        prop_assert!(reached >= 0.5 * possible, "{reached} of {possible} in {world:?}");
         prop_assert!(outcome.most_ahead_bytes <= limits.max_window_bytes + 2 * MIB);
         // Not more than is of use: twice what is on the way, or the floor. Where the link is full from the beginning on, no
         // connection is ever seen to be faster than its part.
