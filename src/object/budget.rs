@@ -10,10 +10,10 @@
 //! 3. What cannot be freed now may be freeable a moment later without the budget being told: who waits asks again, every
 //!    [`ASK_AGAIN`].
 //! 4. Loading what is elsewhere (spool, source version) in order to send it holds memory while the loader waits for more
-//!    of it: such claims together take at most half of the budget ([`Budget::acquire_for_load`]).
+//!    of it: such claims together take at most a quarter of the budget ([`Budget::acquire_for_load`]).
 //! 5. What was written and cannot be put anywhere must not take all there is: sending it may need memory for what lies around
-//!    it. So writes leave some free ([`Budget::acquire_for_write`]), which others may have, and what waits for that only does
-//!    not make others wait.
+//!    it. So writes leave some free ([`Budget::acquire_for_write`]), more than all loads may take together, which others may
+//!    have, and what waits for that only does not make others wait.
 //! 6. Touching fresh memory costs more than filling it: buffers of the usual size are kept for the next user, inside the
 //!    budget, and are the first to go.
 
@@ -45,6 +45,7 @@ pub struct Budget {
     turn: AtomicUsize,
     loads: Arc<Semaphore>,
     waiting_loads: AtomicUsize,
+    ended_loads: AtomicUsize,
     sharing: Sharing,
 }
 
@@ -102,8 +103,14 @@ pub struct Permit {
 
 /// A claim for bytes that are loaded in order to be sent.
 pub struct LoadPermit {
-    _memory: Permit,
+    memory: Permit,
     _lane: OwnedSemaphorePermit,
+}
+
+impl Drop for LoadPermit {
+    fn drop(&mut self) {
+        self.memory.budget.ended_loads.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// What memory is wanted for.
@@ -128,11 +135,14 @@ pub trait Reclaim: Send + Sync {
     }
 }
 
+/// The units that all loads have together.
+fn load_units(limit_bytes: u64) -> u64 {
+    (limit_bytes / 4).div_ceil(LOAD_UNIT_BYTES)
+}
+
 impl Budget {
     pub fn new(limit_bytes: u64, stall_timeout: Duration) -> Arc<Self> {
-        let load_units = (limit_bytes / 2)
-            .div_ceil(LOAD_UNIT_BYTES)
-            .min(Semaphore::MAX_PERMITS as u64);
+        let load_units = load_units(limit_bytes).min(Semaphore::MAX_PERMITS as u64);
         Arc::new(Self {
             limit_bytes,
             stall_timeout,
@@ -141,6 +151,7 @@ impl Budget {
             turn: AtomicUsize::new(0),
             loads: Arc::new(Semaphore::new(load_units as usize)),
             waiting_loads: AtomicUsize::new(0),
+            ended_loads: AtomicUsize::new(0),
             sharing: Sharing::new(limit_bytes),
         })
     }
@@ -244,20 +255,27 @@ impl Budget {
         }
     }
 
-    /// The same for bytes that are loaded in order to be sent; all of these together take at most half of the budget,
+    /// The same for bytes that are loaded in order to be sent; all of these together take at most a quarter of the budget,
     /// unless a single one is larger.
     ///
     /// # Errors
-    /// As [`Self::acquire`].
+    /// As [`Self::acquire`]; the stall time-out begins anew whenever another load has ended, as these may be many, and slow.
     pub async fn acquire_for_load(self: &Arc<Self>, bytes: u64) -> Result<LoadPermit> {
-        let all = (self.limit_bytes / 2).div_ceil(LOAD_UNIT_BYTES);
+        let all = load_units(self.limit_bytes);
         let units = u32::try_from(bytes.div_ceil(LOAD_UNIT_BYTES).min(all)).unwrap_or(u32::MAX);
-        let lane = rt::timeout(self.stall_timeout, self.loads.clone().acquire_many_owned(units)).await;
-        let lane = lane.map_err(|_| self.stalled(bytes))?;
+        let mut turn = std::pin::pin!(self.loads.clone().acquire_many_owned(units));
+        let lane = loop {
+            let ended = self.ended_loads.load(Ordering::Relaxed);
+            match rt::timeout(self.stall_timeout, &mut turn).await {
+                Ok(lane) => break lane,
+                Err(_) if self.ended_loads.load(Ordering::Relaxed) != ended => {}
+                Err(_) => return Err(self.stalled(bytes)),
+            }
+        };
         let lane = lane.map_err(|_| Error::new(ErrorKind::ShuttingDown, "the memory budget is closed"))?;
         let _waiting = WaitingLoad::new(&self.waiting_loads);
         Ok(LoadPermit {
-            _memory: self.acquire(bytes).await?,
+            memory: self.acquire(bytes).await?,
             _lane: lane,
         })
     }
@@ -654,6 +672,26 @@ mod tests {
         };
         let (permit, ()) = tokio::join!(budget.acquire(10), later);
         assert_eq!(permit.map(|permit| permit.bytes()).ok(), Some(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_waits_for_its_turn_as_long_as_others_come_to_an_end() {
+        let budget = Budget::new(100 * LOAD_UNIT_BYTES, Duration::from_secs(10));
+        let load = |takes_s: u64| {
+            let budget = budget.clone();
+            async move {
+                let permit = budget.acquire_for_load(25 * LOAD_UNIT_BYTES).await?;
+                rt::sleep(Duration::from_secs(takes_s)).await;
+                drop(permit);
+                Ok(())
+            }
+        };
+        let kind = |result: Result<()>| result.map_err(|error| error.kind());
+        let loads = [8, 8, 8, 30, 1].map(load);
+        let ended = futures_util::future::join_all(loads).await;
+        let ended: Vec<_> = ended.into_iter().map(kind).collect();
+        let no_end = Err(ErrorKind::TimedOut);
+        assert_eq!(ended, [Ok(()), Ok(()), Ok(()), Ok(()), no_end]);
     }
 
     #[test]

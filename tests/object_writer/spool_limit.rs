@@ -118,3 +118,39 @@ fn what_was_written_is_sent_though_the_disk_takes_nothing_and_memory_is_full() {
         assert_same(&world.stored("a").await, &content);
     });
 }
+
+/// As above, with several that need memory to be sent at the same time, each for what it has to load and to read it.
+#[test]
+fn what_several_files_hold_is_sent_at_once_though_memory_is_full() {
+    run(async {
+        let mut world = World::start(32 * MIB).await;
+        world.without_disk(32 * MIB);
+        let mut files = Vec::new();
+        for name in ["a", "b", "c"] {
+            let content = data(1, 96 * MIB);
+            files.push((name, world.existing(name, &content).await, content));
+        }
+        std::fs::remove_dir_all(world.state_dir.path()).expect("removed");
+        'full: for block in (0..96).rev() {
+            for (_, file, content) in &mut files {
+                let offset = block * MIB;
+                let piece = data(block, MIB / 2);
+                if file.write(offset, &piece).await.is_err() {
+                    break 'full;
+                }
+                content[offset as usize..offset as usize + piece.len()].copy_from_slice(&piece);
+            }
+        }
+        let commits = files.iter().map(|(_, file, _)| {
+            let file = file.clone();
+            rt::spawn(async move { file.commit().await.map(drop) })
+        });
+        let commits: Vec<_> = commits.collect();
+        for commit in commits {
+            commit.await.expect("no panic").expect("committed");
+        }
+        for (name, _, content) in &files {
+            assert_same(&world.stored(name).await, content);
+        }
+    });
+}
