@@ -97,7 +97,8 @@ fn read(world: &World, total: u64, step: u64) -> Outcome {
             continue;
         }
         at += TICK;
-        allowance = (allowance + world.reader_bytes_per_s as f64 * TICK.as_secs_f64()).min(2.0 * step as f64);
+        let takes = world.reader_bytes_per_s as f64 * TICK.as_secs_f64();
+        allowance = (allowance + takes).min(2.0 * step as f64 + takes);
         deliver(world, &mut gets, &mut link, at);
         while gets.front().is_some_and(|get| get.range.end <= position) {
             gets.pop_front();
@@ -151,7 +152,7 @@ fn a_slow_reader_and_a_near_store_take_little_memory() {
     for world in [slow, near] {
         let outcome = read(&world, 512 * MIB, 256 * KIB);
         assert!(
-            outcome.most_ahead_bytes <= 33 * MIB,
+            outcome.most_ahead_bytes <= 40 * MIB,
             "{} ahead in {world:?}",
             outcome.most_ahead_bytes
         );
@@ -220,7 +221,7 @@ proptest! {
         // While the window grows, a round trip each time it is tripled.
         let start_s = 10.0 * latency_ms as f64 / 1e3 + 4.0 * get_s;
         let reached = total as f64 / (outcome.time.as_secs_f64() - start_s).max(1e-3);
-        prop_assert!(reached >= 0.5 * possible, "{reached} of {possible} in {world:?}");
+        prop_assert!(reached >= 0.7 * possible, "{reached} of {possible} in {world:?}");
         prop_assert!(outcome.most_ahead_bytes <= limits.max_window_bytes + 2 * MIB);
         // Not more than is of use: twice what is on the way, or the floor. Where the link is full from the beginning on, no
         // connection is ever seen to be faster than its part.
