@@ -386,17 +386,11 @@ impl Fs {
                 Error::new(ErrorKind::NotEmpty, "the new directory is not empty").on(&Tree::marker_id(&to))
             );
         }
-        let replaces = !begun && target.existing.is_some();
-        if replaces {
-            // An empty directory is replaced: its marker would be in the way of ours.
-            self.tree
-                .remove_directory(&target.directory, &target.name, &to)
-                .await?;
-        }
+        let replaced = (!begun && target.existing.is_some()).then(|| target.link());
         self.make_way(&way).await?;
         self.commit_below(from).await?;
         self.keep_directories_below(from).await;
-        let arrived = self.move_tree(&way, replaces).await?;
+        let arrived = self.move_tree(&way, replaced.as_ref()).await?;
         if let Err(error) = self.tree.remove_legacy_marker(from).await {
             tracing::warn!(%error, "an old tool's marker of a renamed directory stays under the old name");
         }
@@ -437,10 +431,24 @@ impl Fs {
         Ok(())
     }
 
-    /// Moves the objects. Returns what became of those that have inodes.
-    async fn move_tree(self: &Arc<Self>, way: &Move, replaces: bool) -> Result<Arrived> {
+    /// An empty directory is replaced: its marker would be in the way of ours.
+    async fn remove_replaced(&self, way: &Move, replaced: Option<&Link>) -> Result<()> {
+        match replaced {
+            Some(link) => {
+                self.tree
+                    .remove_directory(&link.parent, &link.name, &way.to)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Moves the objects; `replaced` is the name of an empty directory that gives way, not before it is recorded what comes
+    /// instead. Returns what became of those that have inodes.
+    async fn move_tree(self: &Arc<Self>, way: &Move, replaced: Option<&Link>) -> Result<Arrived> {
         let list = self.tree.list_for_move(&self.spool, &way.from).await?;
         if list.is_empty() {
+            self.remove_replaced(way, replaced).await?;
             // It had lost its last child a moment ago and has no marker yet: the new one must not vanish.
             self.restore_marker(&way.to, self.settings.metadata_format)
                 .await?;
@@ -454,7 +462,14 @@ impl Fs {
             self.forget_record(former).await;
         }
         let arrived = Mutex::new(Arrived::new());
-        if let Err(error) = self.copy_tree(way, &list, &copies, &arrived, replaces).await {
+        let copied = match self.remove_replaced(way, replaced).await {
+            Ok(()) => {
+                self.copy_tree(way, &list, &copies, &arrived, replaced.is_some())
+                    .await
+            }
+            refused => refused,
+        };
+        if let Err(error) = copied {
             // Reported as failed: a later mount is not to move what programs go on using.
             self.forget_record(record).await;
             return Err(error);

@@ -47,6 +47,26 @@ fn a_directory_rename_that_failed_is_not_finished_by_the_next_mount() {
     assert_eq!(world.remote.keys(), ["d/a", "d/b", "d/c", "d/new"]);
 }
 
+/// What is not in the bucket yet is committed before anything else is done, and that may fail.
+#[test]
+fn a_rename_that_cannot_begin_leaves_the_empty_directory_that_it_was_to_replace() {
+    let (world, mount) = world_of(&["a"]);
+    mount.run("mkdir", mount.driver.mkdir("e", 0o755)).expect("made");
+    let unsent = open(&mount, "d/a", libc::O_RDWR);
+    let written = mount.run("write", mount.driver.write(&unsent, 0, b"unsent"));
+    written.expect("written");
+    let refused = When::on(Operation::Put).key("d/a").for_ever();
+    world
+        .store
+        .faults()
+        .inject(refused, Fault::Answer("AccessDenied"));
+    assert_eq!(rename(&mount), Err(libc::EACCES));
+    assert_eq!(world.remote.keys(), ["d/a", "e/"]);
+    world.store.faults().clear();
+    assert_eq!(rename(&mount), Ok(()));
+    assert_eq!(world.remote.keys(), ["e/a"]);
+}
+
 #[test]
 fn a_rename_that_failed_over_an_empty_directory_leaves_that() {
     let (world, mount) = world_of(&["a", "b"]);
