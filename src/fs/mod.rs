@@ -146,9 +146,20 @@ impl Fs {
     }
 
     pub(crate) fn file_handle(&self, number: u64) -> Result<Arc<FileHandle>> {
-        match lock(&self.handles).get(&number) {
-            Some(Handle::File(handle)) => Ok(handle.clone()),
-            _ => Err(Error::new(ErrorKind::BadHandle, "no such file handle")),
+        let handle = match lock(&self.handles).get(&number) {
+            Some(Handle::File(handle)) => handle.clone(),
+            _ => return Err(Error::new(ErrorKind::BadHandle, "no such file handle")),
+        };
+        self.heard_of(&handle);
+        Ok(handle)
+    }
+
+    /// The kernel names the handle: it has dropped what pages it was told to drop.
+    fn heard_of(&self, handle: &FileHandle) {
+        if let Some(version) = &handle.pages_of
+            && !handle.is_heard_of.swap(true, Ordering::Relaxed)
+        {
+            self.tree.note_pages(handle.ino, version);
         }
     }
 

@@ -143,6 +143,9 @@ pub struct FileHandle {
     pub flags: i32,
     /// The kernel reads and writes around its page cache.
     pub direct_io: bool,
+    /// What the inode's pages are of once the kernel has heard of this open, which it has when it names the handle.
+    pub pages_of: Option<ETag>,
+    pub is_heard_of: AtomicBool,
     /// Its open has made the file: closing it means that the file is in the bucket, even if it only reads.
     pub created: bool,
     /// This handle has written: errors of background commits are its to hear.
@@ -215,9 +218,10 @@ impl Fs {
         self.is_current(&self.tree.node(node.ino)?).await
     }
 
-    /// True when the kernel's pages of the inode are still right; from now on they are those of the current version.
+    /// True when the kernel's pages of the inode are right. Where they are not it drops them when it hears of the open; until
+    /// then an open that kept them would see old ones.
     fn keeps_pages(&self, node: &Node) -> bool {
-        self.tree.note_pages(node.ino)
+        self.tree.keeps_pages(node.ino)
     }
 
     /// Whether the version that open handles have is still the newest.
@@ -481,15 +485,26 @@ impl Fs {
     ) -> Opened {
         let no_flush = flags & libc::O_ACCMODE == libc::O_RDONLY;
         let direct_io = direct_io || is_for_appending(flags);
+        let has_pages = !direct_io && flags & libc::O_TRUNC == 0;
+        let version = self.tree.node(ino).ok().and_then(|node| node.version);
+        let pages_of = version.filter(|_| has_pages).map(|version| version.etag);
         Opened {
-            handle: self.new_file_handle(ino, open, flags, false, direct_io),
+            handle: self.new_file_handle(ino, open, flags, false, direct_io, pages_of),
             keep_cache,
             direct_io,
             no_flush,
         }
     }
 
-    fn new_file_handle(&self, ino: Ino, open: &Claim, flags: i32, created: bool, direct_io: bool) -> u64 {
+    fn new_file_handle(
+        &self,
+        ino: Ino,
+        open: &Claim,
+        flags: i32,
+        created: bool,
+        direct_io: bool,
+        pages_of: Option<ETag>,
+    ) -> u64 {
         let access = flags & libc::O_ACCMODE;
         open.handles.fetch_add(1, Ordering::SeqCst);
         self.tree.pin(ino);
@@ -501,6 +516,8 @@ impl Fs {
             writable: access != libc::O_RDONLY,
             flags,
             direct_io,
+            pages_of,
+            is_heard_of: AtomicBool::new(false),
             created,
             wrote: AtomicBool::new(false),
         };
@@ -540,7 +557,7 @@ impl Fs {
         self.tree.count_lookup(node.ino);
         let open = self.share(node.ino, file);
         let direct_io = is_for_appending(flags);
-        let handle = self.new_file_handle(node.ino, &open, flags, true, direct_io);
+        let handle = self.new_file_handle(node.ino, &open, flags, true, direct_io, None);
         self.touch_directory(&directory);
         Ok((
             node,

@@ -24,17 +24,26 @@ impl Tree {
         node.pages_of.is_some() && node.pages_of == node.version.as_ref().map(|version| version.etag.clone())
     }
 
-    /// The kernel is about to hold pages of the current version; true when those it has are of that version already.
-    pub fn note_pages(&self, ino: Ino) -> bool {
+    /// True when the pages that the kernel has are of the current version.
+    pub fn keeps_pages(&self, ino: Ino) -> bool {
         let mut table = self.table();
         let Some(node) = table.get_mut(ino) else {
             return false;
         };
         node.surprised = false;
-        let current = node.version.as_ref().map(|version| version.etag.clone());
-        let same = current.is_some() && node.pages_of == current;
-        node.pages_of = current;
-        same
+        self.has_pages(node)
+    }
+
+    /// The kernel holds pages of this version only, if it is the current one.
+    pub fn note_pages(&self, ino: Ino, version: &ETag) {
+        if let Some(node) = self.table().get_mut(ino)
+            && node
+                .version
+                .as_ref()
+                .is_some_and(|current| current.etag == *version)
+        {
+            node.pages_of = Some(version.clone());
+        }
     }
 
     /// Bytes of an open file are not where programs have seen them: pages of it are of no version.

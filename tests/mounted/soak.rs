@@ -87,6 +87,7 @@ fn reading_what_others_replace_leaves_nothing_behind(store: &Store) {
         .mount()
         .options("--memory 32M --cache-size 64M")
         .limit(NIGHT + Duration::from_mins(5))
+        .expect_in_log("PreconditionFailed")
         .start();
     let paths: Vec<PathBuf> = (0..LENGTHS.len()).map(|file| mount.join(name(file))).collect();
     let (rounds, is_over) = (AtomicU64::new(0), AtomicBool::new(false));

@@ -3,6 +3,7 @@
 use super::{bytes_of, open, world_with};
 use crate::in_process::Mount;
 use crate::in_process::driver::Outcome;
+use pailfs::base::read_bytes::ReadBytes;
 use pailfs::embedded::{Fault, Operation, When};
 use pailfs::tree::node::ROOT;
 use std::time::Duration;
@@ -209,4 +210,28 @@ fn a_commit_whose_answer_is_on_its_way_is_no_surprise() {
     assert_eq!(mount.run("read", driver.read_file("f")).expect("read"), b"mine");
     mount.run("close", driver.close(file)).expect("closed");
     assert_eq!(bytes_of(&world, "f").expect("there"), b"mine");
+}
+
+/// The kernel drops old pages when it hears of an open that says so. One that is answered meanwhile must not say that they are
+/// right: its program would read the beginning of one version and the end of another.
+#[test]
+fn pages_are_kept_once_the_kernel_has_dropped_older_ones() {
+    let (world, mount) = world_with("f", b"old");
+    let keeps = |what: &str| {
+        let ino = mount.run("stat", mount.driver.stat("f")).expect("there").ino;
+        let opened = mount
+            .run(what, mount.fs.open(ino, libc::O_RDONLY))
+            .expect("opened");
+        (opened.keep_cache, opened.handle)
+    };
+    let (keeps_any, first) = keeps("first");
+    assert!(!keeps_any);
+    assert!(!keeps("before the first was heard of").0);
+    let mut out = ReadBytes::default();
+    let read = mount.run("read", mount.fs.read(first, 0, 3, &mut out));
+    read.expect("read");
+    assert_eq!(out.as_slice(), b"old");
+    assert!(keeps("after that").0);
+    assert_eq!(mount.unmount(), Vec::<String>::new());
+    drop(world);
 }
