@@ -88,6 +88,13 @@ impl Failure {
         self
     }
 
+    /// What to do, instead of what is done about most failures of this kind.
+    #[must_use]
+    pub fn advising(mut self, advice: &str) -> Self {
+        self.of_store.get_or_insert_default().advice = Some(advice.to_owned());
+        self
+    }
+
     /// One line of JSON.
     #[must_use]
     pub fn to_json(&self) -> String {

@@ -1,6 +1,6 @@
 //! The seam between the commands and the filesystem: starts it, and ends it without losing data.
 
-use crate::base::error::ErrorKind;
+use crate::base::error::{Error, ErrorKind};
 use crate::base::mount_config::{AttributesMode, MetadataTtl, MountConfig, Source, ViewOf};
 use crate::base::prices::RequestPrices;
 use crate::cache::attributes::disk::DiskAttributes;
@@ -105,23 +105,14 @@ async fn open_queue(config: &MountConfig, client: &Client) -> Result<(Option<Que
     };
     let queue = Queue::new(client, url)
         .map_err(|error| Failure::usage(format!("--notifications: {}", error.message())))?;
-    let messages = queue.receive(Duration::ZERO).await.map_err(|error| {
-        let advice = match error.kind() {
-            ErrorKind::NotFound => "there is no such queue: check its name, account and region in the address",
-            ErrorKind::Denied => {
-                "these keys may not read the queue: they need sqs:ReceiveMessage and sqs:DeleteMessage on it, and the \
-                 queue's own region in its address"
-            }
-            _ => "check the address and the network",
-        };
-        Failure::from(error).within(format_args!("--notifications {url}: {advice}"))
-    })?;
+    let refused = |error: Error| {
+        let advice = Queue::advice(&error);
+        Failure::from(error).within("--notifications").advising(advice)
+    };
+    let messages = queue.receive(Duration::ZERO).await.map_err(refused)?;
     if !messages.is_empty() {
         // They are of what was before this mount knew anything.
-        queue
-            .delete(&messages)
-            .await
-            .map_err(|error| Failure::from(error).within(format_args!("--notifications {url}")))?;
+        queue.delete(&messages).await.map_err(refused)?;
     }
     Ok((Some(queue), messages))
 }

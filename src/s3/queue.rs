@@ -78,9 +78,10 @@ impl Queue {
             ))
         })?;
         if client.inner.regions.signer().is_none() {
-            return Err(invalid(
-                "a queue is read with credentials, and requests are not signed".to_owned(),
-            ));
+            return Err(invalid(format!(
+                "{url} is read with credentials, and requests are not signed: leave out --no-sign-request, or do without \
+                     notifications"
+            )));
         }
         Ok(Self {
             client: client.clone(),
@@ -92,6 +93,22 @@ impl Queue {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// What to do about a failure of any queue.
+    #[must_use]
+    pub fn advice(error: &Error) -> &'static str {
+        match error.kind() {
+            ErrorKind::NotFound => {
+                "there is no such queue: check its name, account and region in the address"
+            }
+            ErrorKind::Denied => {
+                "these keys may not read the queue: they need sqs:ReceiveMessage and sqs:DeleteMessage on it, and the \
+                 queue's own region in its address (or by --region, where the address has none)"
+            }
+            ErrorKind::Throttled => "the queue asks for fewer requests: each mount needs one of its own",
+            _ => "check the address and the network",
+        }
     }
 
     /// How long [`Self::receive`] may wait: the connection is given up when there is no answer for longer.
@@ -174,7 +191,7 @@ impl Queue {
         let kind = by_code.unwrap_or_else(|| match failure.verdict(Replay::Safe) {
             Verdict::GiveUp(kind) | Verdict::Again { kind, .. } => kind,
         });
-        failure.into_error(kind, doing, 1)
+        failure.into_error(kind, &format!("{doing} of {}", self.url), 1)
     }
 }
 

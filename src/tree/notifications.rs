@@ -74,7 +74,7 @@ pub async fn listen(tree: Arc<Tree>, queue: Queue) {
                     since: rt::now(),
                     pause: FIRST_PAUSE,
                 });
-                tree.miss_news(&queue, &error, trouble.since);
+                tree.miss_news(&error, trouble.since);
                 rt::sleep(trouble.pause).await;
                 trouble.pause = (trouble.pause * 2).min(LONGEST_PAUSE);
                 continue;
@@ -93,7 +93,8 @@ pub async fn listen(tree: Arc<Tree>, queue: Queue) {
         if let Err(error) = &deleted
             && !deletes_fail
         {
-            tracing::warn!(%error, queue = queue.url(), "notifications cannot be deleted from the queue, and will come again");
+            let advice = Queue::advice(error);
+            tracing::warn!(%error, advice, "notifications cannot be deleted from the queue, and will come again");
         }
         deletes_fail = deleted.is_err();
     }
@@ -176,7 +177,7 @@ impl Tree {
         }
     }
 
-    fn miss_news(&self, queue: &Queue, error: &Error, since: rt::Instant) {
+    fn miss_news(&self, error: &Error, since: rt::Instant) {
         // What waiting does not mend.
         let is_final = matches!(
             error.kind(),
@@ -189,7 +190,7 @@ impl Tree {
         if !self.news.is_lost.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 %error,
-                queue = queue.url(),
+                advice = Queue::advice(error),
                 "notifications do not come: what others change is seen after {TTL_WITHOUT_NEWS:?} until they do"
             );
             self.doubt_everything();

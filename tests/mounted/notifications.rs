@@ -8,6 +8,8 @@ use aws_sdk_s3::types::{Event, NotificationConfiguration, QueueConfiguration};
 use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sqs::types::QueueAttributeName;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -245,6 +247,10 @@ fn a_queue_that_cannot_be_read_is_said_at_the_start() {
         done.stderr.contains("there is no such queue") && done.stderr.contains(&absent),
         "{done:?}"
     );
+    assert!(
+        !done.stderr.contains("bucket"),
+        "it is no matter of buckets: {done:?}"
+    );
     let done = store
         .mount()
         .options("--notifications just-a-name")
@@ -259,6 +265,53 @@ fn a_queue_that_cannot_be_read_is_said_at_the_start() {
         done.stderr.contains("check the address and the network"),
         "{done:?}"
     );
+}
+
+#[test]
+fn a_queue_that_refuses_is_said_at_the_start() {
+    let store = Store::embedded();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!(
+        "http://{}/123456789012/name",
+        listener.local_addr().expect("bound")
+    );
+    let body = r#"{"__type":"com.amazonaws.sqs#AccessDenied","message":"not yours"}"#;
+    let answer = format!(
+        "HTTP/1.1 403 Forbidden\r\ncontent-type: application/x-amz-json-1.0\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let refusing = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        // Its body is a few hundred bytes, which come with the head.
+        let read = stream.read(&mut [0; 16 << 10]).expect("a request");
+        assert!(read > 0);
+        stream.write_all(answer.as_bytes()).expect("answered");
+    });
+    let done = store
+        .mount()
+        .options(&format!("--notifications {url}"))
+        .fail_to_start();
+    for part in [&url, "not yours", "sqs:ReceiveMessage and sqs:DeleteMessage"] {
+        assert!(done.stderr.contains(part), "{part} in {done:?}");
+    }
+    assert_eq!(done.status.code(), Some(4), "{done:?}");
+    refusing.join().expect("asked once");
+}
+
+/// What may be read by anybody has no queue.
+#[test]
+fn without_signatures_a_queue_is_refused_at_the_start() {
+    let (Some(store), Some(queue)) = (Store::moto(), Queue::new("unsigned")) else {
+        return;
+    };
+    let done = store
+        .mount()
+        .options(&format!("--no-sign-request --notifications {}", queue.url))
+        .fail_to_start();
+    for part in [&*queue.url, "leave out --no-sign-request"] {
+        assert!(done.stderr.contains(part), "{part} in {done:?}");
+    }
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
 }
 
 #[test]

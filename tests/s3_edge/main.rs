@@ -7,6 +7,7 @@ mod credentials;
 mod environment;
 mod hosts;
 mod peer;
+mod queue;
 mod requests;
 
 use bytes::Bytes;
