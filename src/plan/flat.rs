@@ -77,11 +77,6 @@ impl FlatListing {
         self.open.first().map_or(self.pages, |open| open.first_page)
     }
 
-    #[must_use]
-    pub fn max_entries(&self) -> usize {
-        self.max_entries
-    }
-
     /// The page on which the first key of a directory was that is not complete yet.
     #[must_use]
     pub fn begun(&self, prefix: &str) -> Option<u64> {
@@ -190,21 +185,9 @@ impl OpenDirectory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::object::ETag;
+    use crate::plan::testing::object;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
-    use std::time::SystemTime;
-
-    fn object(key: &str) -> PageObject {
-        PageObject {
-            key: key.to_owned(),
-            size_bytes: u64::from(!key.ends_with('/')),
-            etag: ETag::new("e"),
-            last_modified: SystemTime::UNIX_EPOCH,
-            checksum_algorithm: None,
-            storage_class: None,
-        }
-    }
 
     fn run(
         root: &str,

@@ -1,8 +1,12 @@
 //! Pure decisions: no I/O, no async, no clock.
 pub mod copies;
+pub mod cuts;
 pub mod entries;
 pub mod flat;
 pub mod grid;
 pub mod notifications;
 pub mod parts;
+pub mod ranges;
 pub mod readahead;
+#[cfg(test)]
+mod testing;

@@ -243,6 +243,7 @@ impl DirectoryReader {
             listing = fresh(&self.tree);
         }
         self.tree.walks.has_read(&self.place);
+        self.tree.look_at_types_ahead(&self.place);
         match listing {
             Some(listing) => Source::Listing {
                 items: cached_items(&self.tree, &self.place, &listing),
@@ -413,7 +414,7 @@ pub(super) fn page_object(object: crate::s3::types::ListedObject) -> PageObject 
     }
 }
 
-fn joined<T>(result: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+pub(super) fn joined<T>(result: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
     result.unwrap_or_else(|error| {
         Err(Error::new(
             ErrorKind::Internal,

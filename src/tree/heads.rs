@@ -6,7 +6,9 @@
 //!    one in a directory that was just read by somebody who may want attributes: what comes next is asked for at once
 //!    ([`Row`]), so many at a time as the user allows.
 //! 2. Who comes while the answer is on its way waits for that one ([`Asked`]).
-//! 3. An answer that is not of the version which the directory's listing shows is old or too new: it is not used.
+//! 3. Whoever walks a tree needs to know of each small object whether it is a symlink, and meets a few of them in each
+//!    directory: what lies behind the directory that is read is asked for, too ([`TypesAhead`]).
+//! 4. An answer that is not of the version which the directory's listing shows is old or too new: it is not used.
 
 use super::node::{DirectoryPlace, Link};
 use super::{Listed, Tree};
@@ -14,6 +16,7 @@ use crate::base::error::Result;
 use crate::base::object::{ETag, ObjectId, ObjectInfo};
 use crate::rt::{self, Instant};
 use lru::LruCache;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,6 +41,36 @@ struct Asked {
 struct Row {
     last: String,
     ahead: usize,
+}
+
+/// Objects ahead of a walker that are to be looked at before anybody can tell what they are.
+#[derive(Default)]
+pub(super) struct TypesAhead {
+    /// By key.
+    wanted: BTreeMap<String, ObjectId>,
+    /// Keys of those that were asked for.
+    asked: BTreeSet<String>,
+}
+
+impl TypesAhead {
+    pub(super) fn add(&mut self, id: ObjectId) {
+        self.wanted.insert(id.key.to_string(), id);
+    }
+
+    /// The walker reads this directory: what to ask for now, so that no more than `most` lie ahead.
+    pub(super) fn next(&mut self, prefix: &str, most: usize) -> Vec<ObjectId> {
+        self.asked = self.asked.split_off(prefix);
+        let room = most.saturating_sub(self.asked.len());
+        let ahead = self.wanted.range(prefix.to_owned()..).take(room);
+        let keys: Vec<String> = ahead.map(|(key, _)| key.clone()).collect();
+        let next = keys.iter().filter_map(|key| self.wanted.remove(key)).collect();
+        self.asked.extend(keys);
+        if self.wanted.len() > MAX_ASKED.get() {
+            // Those were passed over.
+            self.wanted = self.wanted.split_off(prefix);
+        }
+        next
+    }
 }
 
 /// The looks of a mount.
@@ -142,6 +175,13 @@ impl Tree {
             if let Some(id) = id {
                 self.ask_ahead(id);
             }
+        }
+    }
+
+    /// Somebody reads a directory with the types of what is in it, and may be walking.
+    pub(super) fn look_at_types_ahead(self: &Arc<Self>, directory: &DirectoryPlace) {
+        for id in self.walks.types_ahead(directory, self.heads.parallelism) {
+            self.ask_ahead(id);
         }
     }
 

@@ -60,6 +60,22 @@ pub enum Listed {
     Directory(DirectoryKey),
 }
 
+impl Listed {
+    pub(crate) fn object(&self) -> Option<&PageObject> {
+        match self {
+            Self::Object(object) => Some(object),
+            Self::Directory(_) => None,
+        }
+    }
+
+    pub(crate) fn directory(&self) -> Option<&DirectoryKey> {
+        match self {
+            Self::Object(_) => None,
+            Self::Directory(key) => Some(key),
+        }
+    }
+}
+
 impl Listable for Listed {
     fn is_directory(&self) -> bool {
         matches!(self, Self::Directory(_))

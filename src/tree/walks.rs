@@ -4,17 +4,17 @@
 //! Difficulties, and who solves them:
 //! 1. What is a walk? Two different directories of one parent that had to be listed within [`WALK_LASTS`]
 //!    ([`State::is_walk`]). The flat listing then begins at the second of them.
-//! 2. Never to list much more than the walker reads: each sweep has a credit, one page, which grows by what was read of
-//!    that which it brought; without credit it stands still, and ends when nobody comes ([`Progress::may_list`]).
-//! 3. A walker must not wait longer than for a listing of its own: it waits for the page that is on its way, and for a
-//!    directory that has begun for one page more; else it lists by itself ([`Progress::outlook`]).
-//! 4. A walker that left out a part of the tree: the sweep jumps to where it is, if there is credit.
+//! 2. What to list, how far ahead, in how many ranges at once, and who is to wait for it: `plan::ranges`. A sweep that may
+//!    list no further stands still, and ends when nobody comes.
+//! 3. Walkers are slower than listings, which are believed for a time only: how much is read of late is measured ([`Pace`]).
+//! 4. Some of what comes has to be looked at before the walker can be told what it is: [`super::heads`].
 //! 5. This mount changes a directory while it is listed: `cache::listings` tells by the moment at which each page was
 //!    asked for.
 //! 6. A directory whose siblings are huge or deep makes sweeps fail: the parent of one that brought little gets no other
 //!    for a while ([`POOR_LASTS`]).
 
-use super::directory::{PAGE_KEYS, listed, page_object};
+use super::directory::{PAGE_KEYS, joined, listed, page_object};
+use super::heads::TypesAhead;
 use super::node::DirectoryPlace;
 use super::{Listed, Tree};
 use crate::base::error::Result;
@@ -23,11 +23,12 @@ use crate::base::names::DirectoryKey;
 use crate::base::object::ObjectId;
 use crate::cache::listings::Moment;
 use crate::plan::entries::{ListingOrder, PageObject};
-use crate::plan::flat::{CompleteDirectory, FlatListing};
+use crate::plan::ranges::{Brought, Outlook, Page, PageRequest, Ranges, Waited};
 use crate::rt::{self, Instant};
 use crate::s3::types::{ListPage, ListRequest};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use lru::LruCache;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -44,12 +45,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(30);
 const LAST_RESORT: Duration = Duration::from_mins(1);
 /// Listings that are believed for less than this are stale before the walker comes.
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
-/// Keys that are listed on suspicion: one page.
-const FIRST_CREDIT_KEYS: u64 = PAGE_KEYS as u64;
-/// The most keys that lie ahead of a walker.
-const MAX_CREDIT_KEYS: u64 = 20_000;
-/// Pages after which a directory that has begun is not waited for any longer.
-const PAGES_OF_A_STEP: u64 = 2;
+/// What was read within this time, or a quarter of that for which listings are believed, is as much as is listed ahead.
+const PACE_LASTS: Duration = Duration::from_secs(2);
 /// Walks at one time.
 const MAX_SWEEPS: usize = 4;
 // unwrap: the number is not zero, which the compiler checks.
@@ -85,33 +82,46 @@ struct Sweep {
 }
 
 struct Progress {
-    listing: FlatListing,
-    order: ListingOrder,
-    /// The last key that was seen, or where the listing began.
-    position: String,
-    /// A jump to where the walker is.
-    jump_to: Option<String>,
-    /// Where the listing began after the last jump: what is above it was not seen from its beginning.
-    began_after: String,
-    /// Directories that were brought and not read, with their keys.
-    unread: HashMap<DirectoryPlace, u64>,
-    listed_keys: u64,
-    read_keys: u64,
-    /// Somebody waits for pages up to this number, whatever the credit.
-    wanted_pages: u64,
+    ranges: Ranges<Asked>,
+    types_ahead: TypesAhead,
+    pace: Pace,
     has_ended: bool,
-    /// It ended because there is no more, not because nobody came.
-    is_whole: bool,
 }
 
-/// What a walker can expect of a sweep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outlook {
-    /// It is there, or will never be.
-    Settled,
-    Wait,
-    /// It may come, but not soon.
-    TooFar,
+/// When a page was asked for.
+type Asked = (Moment, Instant);
+
+/// How many keys were read of late: in the time that runs, and in the one before.
+struct Pace {
+    lasts: Duration,
+    since: Instant,
+    /// Keys that had been read when the time began.
+    from_keys: u64,
+    before_keys: u64,
+}
+
+impl Pace {
+    fn new(lasts: Duration) -> Self {
+        Self {
+            lasts,
+            since: rt::now(),
+            from_keys: 0,
+            before_keys: 0,
+        }
+    }
+
+    fn of_late(&mut self, read_keys: u64) -> u64 {
+        let now = rt::now();
+        let passed = now.duration_since(self.since);
+        let keys = read_keys - self.from_keys;
+        if passed >= self.lasts {
+            self.before_keys = if passed < 2 * self.lasts { keys } else { 0 };
+            self.since = now;
+            self.from_keys = read_keys;
+            return self.before_keys;
+        }
+        self.before_keys + keys
+    }
 }
 
 impl Default for Walks {
@@ -133,14 +143,24 @@ impl Walks {
             return;
         }
         let sweeps = self.state().sweeps.clone();
-        for sweep in sweeps {
-            let mut progress = sweep.progress();
-            if let Some(keys) = progress.unread.remove(place) {
-                progress.read_keys += keys;
-                drop(progress);
+        for sweep in sweeps.iter().filter(|sweep| sweep.is_above(place)) {
+            if sweep.progress().ranges.has_read(place.key.prefix()) {
                 sweep.credited.notify_one();
             }
         }
+    }
+
+    /// Objects in and behind a directory that is read now, of which nobody can tell without a look what they are. No more
+    /// than `most` of them lie ahead.
+    pub(super) fn types_ahead(&self, place: &DirectoryPlace, most: usize) -> Vec<ObjectId> {
+        if self.active.load(Ordering::Relaxed) == 0 {
+            return Vec::new();
+        }
+        let sweeps = self.state().sweeps.clone();
+        let above = sweeps.iter().filter(|sweep| sweep.is_above(place));
+        above
+            .flat_map(|sweep| sweep.progress().types_ahead.next(place.key.prefix(), most))
+            .collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -162,7 +182,10 @@ impl Walks {
         let found = state
             .sweeps
             .iter()
-            .find(|sweep| sweep.is_above(place) && sweep.progress().outlook(place, 0) != Outlook::TooFar)
+            .find(|sweep| {
+                let fresh = &mut Waited::default();
+                sweep.is_above(place) && sweep.progress().outlook(place, fresh) != Outlook::TooFar
+            })
             .cloned();
         let is_walk =
             found.is_none() && (state.is_walk(&parent, &place.key) || (is_sure && state.may_begin(&parent)));
@@ -232,53 +255,35 @@ impl Sweep {
 
     /// Waits while `place` is about to be listed; true when it may be in the cache now.
     async fn wait_for(&self, place: &DirectoryPlace) -> bool {
-        let mut pages_waited = 0;
+        let mut waited = Waited::default();
         loop {
             let advanced = self.advanced.notified();
             tokio::pin!(advanced);
             {
                 let mut progress = self.progress();
                 advanced.as_mut().enable();
-                match progress.outlook(place, pages_waited) {
+                match progress.outlook(place, &mut waited) {
                     Outlook::Settled => return true,
                     Outlook::TooFar => return false,
-                    Outlook::Wait => {
-                        if progress.listing.begun(place.key.prefix()).is_some() {
-                            progress.wanted_pages = progress.listing.pages() + 1;
-                        }
-                    }
+                    Outlook::Wait => {}
                 }
             }
             self.credited.notify_one();
             if rt::timeout(LAST_RESORT, advanced).await.is_err() {
                 return false;
             }
-            pages_waited += 1;
         }
     }
 
-    /// What to ask the bucket for next; `None` when there is no credit.
-    fn next_request(&self, continuation: &mut Option<String>) -> Option<ListRequest> {
-        let mut progress = self.progress();
-        if let Some(start) = progress.jump_to.take() {
-            *continuation = None;
-            progress.wanted_pages = 0;
-            progress.listing =
-                FlatListing::new(&self.root.key, progress.order, progress.listing.max_entries());
-            progress.began_after.clone_from(&start);
-            progress.position = start;
-        } else if !progress.may_list() {
-            return None;
-        }
-        let begins = continuation.is_none() && !progress.position.is_empty();
-        Some(ListRequest {
+    fn list_request(&self, page: PageRequest) -> ListRequest {
+        ListRequest {
             bucket: self.root.bucket.clone(),
             prefix: self.root.key.prefix().to_owned(),
             by_directory: false,
-            start_after: begins.then(|| progress.position.clone()),
-            continuation: continuation.clone(),
+            start_after: page.start_after,
+            continuation: page.continuation,
             max_keys: PAGE_KEYS,
-        })
+        }
     }
 
     fn end(&self) {
@@ -288,52 +293,21 @@ impl Sweep {
 }
 
 impl Progress {
-    fn may_list(&self) -> bool {
-        let ahead_keys = self.listed_keys.saturating_sub(self.read_keys);
-        ahead_keys < (FIRST_CREDIT_KEYS + self.read_keys).min(MAX_CREDIT_KEYS)
-            || self.listing.pages() < self.wanted_pages
+    fn next_request(&mut self, asked: impl FnOnce() -> Asked) -> Option<PageRequest> {
+        self.ranges.set_pace(self.pace.of_late(self.ranges.read_keys()));
+        self.ranges.next_request(asked)
     }
 
     fn is_poor(&self) -> bool {
-        !self.is_whole && self.read_keys < self.listed_keys / 2
+        !self.ranges.is_whole() && self.ranges.read_keys() < self.ranges.listed_keys() / 2
     }
 
-    /// What a walker that has waited for so many pages can expect.
-    fn outlook(&mut self, place: &DirectoryPlace, pages_waited: u64) -> Outlook {
-        let prefix = place.key.prefix();
-        let is_ordered = self.order == ListingOrder::Bytes;
-        let is_behind = is_ordered
-            && self.jump_to.is_none()
-            && *prefix < *self.position
-            && !self.position.starts_with(prefix);
-        if self.has_ended || is_behind || self.unread.contains_key(place) {
+    fn outlook(&mut self, place: &DirectoryPlace, waited: &mut Waited) -> Outlook {
+        if self.has_ended {
             return Outlook::Settled;
         }
-        if let Some(first_page) = self.listing.begun(prefix) {
-            let pages = self.listing.pages() - first_page;
-            return if pages < PAGES_OF_A_STEP {
-                Outlook::Wait
-            } else {
-                Outlook::TooFar
-            };
-        }
-        if !self.may_list() {
-            return Outlook::TooFar;
-        }
-        match pages_waited {
-            0 => Outlook::Wait,
-            1 if is_ordered && self.jump_to.is_none() => {
-                self.jump_to = Some(start_before(prefix));
-                Outlook::Wait
-            }
-            _ => Outlook::TooFar,
-        }
+        self.ranges.outlook(place.key.prefix(), waited)
     }
-}
-
-/// Where a listing begins (behind this key) that shows all of a directory, and little before it.
-fn start_before(prefix: &str) -> String {
-    prefix.strip_suffix('/').unwrap_or(prefix).to_owned()
 }
 
 impl Tree {
@@ -347,30 +321,7 @@ impl Tree {
         let Some(parent) = self.parent_for_walks(place) else {
             return false;
         };
-        let order = self.listing_order();
-        let new = |root: DirectoryPlace| {
-            Arc::new(Sweep {
-                progress: Mutex::new(Progress {
-                    listing: FlatListing::new(&root.key, order, self.listings.admission_limit()),
-                    order,
-                    position: match order {
-                        ListingOrder::Bytes => start_before(place.key.prefix()),
-                        ListingOrder::None => String::new(),
-                    },
-                    jump_to: None,
-                    began_after: String::new(),
-                    unread: HashMap::new(),
-                    listed_keys: 0,
-                    read_keys: 0,
-                    wanted_pages: 0,
-                    has_ended: false,
-                    is_whole: false,
-                }),
-                root,
-                advanced: Notify::new(),
-                credited: Notify::new(),
-            })
-        };
+        let new = |root: DirectoryPlace| Arc::new(self.sweep(root, place.key.prefix()));
         let begin = |sweep| {
             let tree = Arc::downgrade(self);
             drop(rt::spawn(run(tree, sweep)));
@@ -378,6 +329,28 @@ impl Tree {
         match self.walks.sweep_for(place, parent, is_sure, new, begin) {
             Some(sweep) => sweep.wait_for(place).await,
             None => false,
+        }
+    }
+
+    /// A sweep of what is below `root`, from one directory on.
+    fn sweep(&self, root: DirectoryPlace, from: &str) -> Sweep {
+        let (order, max_entries) = (self.listing_order(), self.listings.admission_limit());
+        let mut ranges = Ranges::new(&root.key, order, from, PAGE_KEYS as usize, max_entries);
+        if let Some(listing) = self.listings.get(&root) {
+            // However old: it says where there are directories, and no more is needed.
+            ranges.may_cut_at(listing.entries.values().filter_map(Listed::directory));
+        }
+        let quarter = self.metadata_ttl().map_or(PACE_LASTS, |ttl| ttl / 4);
+        Sweep {
+            root,
+            progress: Mutex::new(Progress {
+                ranges,
+                types_ahead: TypesAhead::default(),
+                pace: Pace::new(quarter.min(PACE_LASTS)),
+                has_ended: false,
+            }),
+            advanced: Notify::new(),
+            credited: Notify::new(),
         }
     }
 
@@ -403,39 +376,38 @@ impl Tree {
 
     /// Keeps what is complete. By the holder of the progress's lock, so that a walker that sees how far the sweep is
     /// finds what it brought.
-    fn keep_listed_ahead(
-        &self,
-        progress: &mut Progress,
-        bucket: &Arc<str>,
-        complete: Vec<CompleteDirectory>,
-        asked: &Asked,
-    ) {
-        for directory in complete {
+    fn keep_listed_ahead(&self, progress: &mut Progress, bucket: &Arc<str>, brought: Vec<Brought<Asked>>) {
+        let order = progress.ranges.order();
+        for Brought { directory, asked } in brought {
+            let (Some(entries), Some((since, at))) = (directory.entries, asked) else {
+                continue;
+            };
             let place = DirectoryPlace {
                 bucket: bucket.clone(),
                 key: directory.directory,
             };
-            let is_whole =
-                progress.began_after.is_empty() || !progress.began_after.starts_with(place.key.prefix());
-            if is_whole
-                && let (Some(entries), Some((since, at))) =
-                    (directory.entries, asked.get(&directory.first_page))
-            {
-                let entries: BTreeMap<String, Listed> = entries
-                    .into_iter()
-                    .map(|entry| (entry.name, listed(&entry.kind)))
-                    .collect();
-                self.listings.finish_since(&place, *since, entries, *at);
-                if progress.order == ListingOrder::Bytes {
-                    self.listed_markers.note_whole(&place, *at);
+            let entries: BTreeMap<String, Listed> = entries
+                .into_iter()
+                .map(|entry| (entry.name, listed(&entry.kind)))
+                .collect();
+            for object in entries.values().filter_map(Listed::object) {
+                let id = ObjectId::new(bucket.clone(), object.key.as_str());
+                if self.may_be_special(object) && self.seen_from_listing(&id, object, at).is_none() {
+                    progress.types_ahead.add(id);
                 }
             }
-            progress.unread.insert(place, directory.keys as u64);
+            self.listings.finish_since(&place, since, entries, at);
+            if order == ListingOrder::Bytes {
+                self.listed_markers.note_whole(&place, at);
+            }
         }
     }
 
     fn note_markers(&self, bucket: &Arc<str>, objects: &[PageObject], at: Instant) {
-        let markers = objects.iter().filter(|object| object.key.ends_with('/'));
+        let table = self.table();
+        let markers = objects.iter().filter(|object| {
+            object.key.ends_with('/') && !table.is_hidden(&ObjectId::new(bucket.clone(), object.key.as_str()))
+        });
         for marker in markers {
             let place = DirectoryPlace {
                 bucket: bucket.clone(),
@@ -453,76 +425,87 @@ impl Tree {
     }
 }
 
-/// When each page was asked for, by its number.
-type Asked = BTreeMap<u64, (Moment, Instant)>;
-
 /// The work of one sweep, until its root has ended or nobody comes any more.
 async fn run(tree: Weak<Tree>, sweep: Arc<Sweep>) {
-    let mut continuation = None;
-    let mut asked = Asked::new();
+    let mut pages = FuturesUnordered::new();
     loop {
-        let Some(request) = sweep.next_request(&mut continuation) else {
+        {
+            let Some(tree) = tree.upgrade() else { break };
+            let asked = || (tree.listings.moment(), rt::now());
+            while let Some(page) = { sweep.progress().next_request(asked) } {
+                pages.push(ask(&tree, &sweep, page));
+            }
+        }
+        if pages.is_empty() {
             if rt::timeout(IDLE_LIMIT, sweep.credited.notified()).await.is_err() {
                 break;
             }
             continue;
+        }
+        let came = tokio::select! {
+            page = pages.next() => page,
+            () = sweep.credited.notified() => continue,
         };
-        let Some(tree) = tree.upgrade() else { break };
-        if request.continuation.is_none() {
-            asked.clear();
+        let (Some(tree), Some((range, at, page))) = (tree.upgrade(), came) else {
+            break;
+        };
+        if !absorb(&tree, &sweep, range, at, page) {
+            break;
         }
-        let page_number = sweep.progress().listing.pages();
-        asked.insert(page_number, (tree.listings.moment(), rt::now()));
-        match absorb(&tree, &sweep, tree.client.list(&request).await, &asked) {
-            Some(next) => continuation = Some(next),
-            None => break,
-        }
-        let oldest = sweep.progress().listing.oldest_page();
-        asked = asked.split_off(&oldest);
     }
     sweep.end();
 }
 
-/// Takes a page in; where the next one is, if there is one.
-fn absorb(tree: &Tree, sweep: &Sweep, page: Result<ListPage>, asked: &Asked) -> Option<String> {
+/// Asks for a page, in a task of its own: reading a page takes time. Gives it with the number of its range, and when it was
+/// asked for.
+fn ask(
+    tree: &Tree,
+    sweep: &Sweep,
+    page: PageRequest,
+) -> impl Future<Output = (u64, Instant, Result<ListPage>)> + use<> {
+    let (range, at) = (page.range, rt::now());
+    let (client, request) = (tree.client.clone(), sweep.list_request(page));
+    let page = rt::spawn(async move { client.list(&request).await });
+    async move { (range, at, joined(page.await)) }
+}
+
+/// Takes a page in; false where the sweep is at its end.
+fn absorb(tree: &Tree, sweep: &Sweep, range: u64, asked_at: Instant, page: Result<ListPage>) -> bool {
     let page = match page {
         Ok(page) => page,
         Err(error) => {
             // Walkers ask by themselves and are told then.
             tracing::debug!(%error, "listing ahead of a walk ended");
-            return None;
+            return false;
         }
     };
     tree.note_page(&page.objects);
-    let is_last = page.continuation.is_none();
-    let mut objects: Vec<_> = page.objects.into_iter().map(page_object).collect();
-    let (keys, last) = (objects.len(), objects.last().map(|last| last.key.clone()));
-    {
+    let objects: Vec<_> = page.objects.into_iter().map(page_object).collect();
+    let bucket = &sweep.root.bucket;
+    let mut progress = sweep.progress();
+    tree.note_markers(bucket, &objects, asked_at);
+    let page = Page {
+        objects,
+        continuation: page.continuation,
+    };
+    let brought = {
         // A directory in which only these are was removed.
         let table = tree.table();
-        let bucket = &sweep.root.bucket;
-        objects.retain(|object| !table.is_hidden(&ObjectId::new(bucket.clone(), object.key.as_str())));
-    }
-    let mut progress = sweep.progress();
-    if let Some((_, at)) = asked.get(&progress.listing.pages()) {
-        tree.note_markers(&sweep.root.bucket, &objects, *at);
-    }
-    progress.listed_keys += keys as u64;
-    if let Some(last) = last {
-        progress.position = last;
-    }
-    let complete = progress.listing.push_page(objects, is_last);
+        progress.ranges.absorb(range, page, |key| {
+            table.is_hidden(&ObjectId::new(bucket.clone(), key))
+        })
+    };
     // This page may have been the first to show that the store's order is another one.
-    let is_as_assumed = progress.order == tree.listing_order();
-    let (Ok(complete), true) = (complete, is_as_assumed) else {
+    let is_as_assumed = progress.ranges.order() == tree.listing_order();
+    let (Ok(brought), true) = (brought, is_as_assumed) else {
         drop(progress);
         // What was brought before may lack keys that came elsewhere.
         tree.forget_listings_below(&sweep.root);
-        return None;
+        return false;
     };
-    tree.keep_listed_ahead(&mut progress, &sweep.root.bucket, complete, asked);
-    progress.is_whole = is_last;
+    tree.keep_listed_ahead(&mut progress, bucket, brought);
+    let is_whole = progress.ranges.is_whole();
     drop(progress);
     sweep.advanced.notify_waiters();
-    page.continuation
+    !is_whole
 }

@@ -27,6 +27,7 @@ impl Stored {
 }
 
 pub struct Remote {
+    store: Store,
     client: Client,
     runtime: Runtime,
 }
@@ -36,7 +37,11 @@ impl Remote {
         let runtime = paused_runtime();
         let client = Client::with_dialer(options, Arc::new(Metrics::default()), dialer(store));
         let client = runtime.block_on(client).expect("valid options");
-        Self { client, runtime }
+        Self {
+            store: store.clone(),
+            client,
+            runtime,
+        }
     }
 
     pub fn create_bucket(&self) {
@@ -60,6 +65,16 @@ impl Remote {
         self.runtime
             .block_on(self.client.put(&request))
             .expect("an object is put");
+    }
+
+    /// Small objects of the same bytes, without a request for each.
+    pub fn multiply(&self, keys: impl IntoIterator<Item = String>) {
+        let mut keys = keys.into_iter();
+        let Some(first) = keys.next() else { return };
+        self.put(&first, b"x");
+        self.runtime
+            .block_on(self.store.multiply(BUCKET, &first, keys))
+            .expect("the first one is there");
     }
 
     /// As most tools put what is large: in parts.

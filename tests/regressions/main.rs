@@ -13,6 +13,7 @@ mod names;
 mod silence;
 mod unlinks;
 mod versions;
+mod walks;
 
 use in_process::driver::Descriptor;
 use in_process::{Mount, Options, World};

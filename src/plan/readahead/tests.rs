@@ -2,8 +2,9 @@ mod simulated;
 
 use super::*;
 use crate::base::limits::GIB;
+pub(super) use crate::plan::testing::repeatable;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed};
+use proptest::test_runner::Config;
 use std::collections::BTreeSet;
 
 const LIMITS: Limits = Limits {
@@ -18,15 +19,6 @@ const NOW: Conditions = Conditions {
     link: Link::NEW,
     share_bytes: u64::MAX,
 };
-
-/// The same cases in every run, unless more are asked for.
-pub(super) fn repeatable() -> Config {
-    let mut config = Config::default();
-    if std::env::var_os("PAILFS_TEST_LONG").is_none() && matches!(config.rng_seed, RngSeed::Random) {
-        config.rng_seed = RngSeed::Fixed(0x7EAD_A4EA);
-    }
-    config
-}
 
 fn ahead_bytes(plan: &Plan) -> u64 {
     plan.ahead.iter().map(ByteRange::len).sum()
