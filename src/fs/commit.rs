@@ -1,11 +1,9 @@
 //! Bringing content into the bucket: flush, fsync, and what is tried again.
 
 use super::open::{FileHandle, OpenFile};
-use super::unlinked::{Deferred, Unlinked};
 use super::{Fs, lock};
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::object::ObjectId;
-use crate::object::file::{Committed, Owner};
+use crate::object::file::{Committed, Later, Owner, Way};
 use crate::rt;
 use crate::s3::silence;
 use crate::tree::node::{Ino, Kind};
@@ -63,6 +61,7 @@ impl Fs {
             && was_dirty
             && !open.file.is_dirty()
             && is_conflict(error)
+            && !self.tree.node(ino).is_ok_and(|node| node.unlinked)
         {
             self.note_loss(ino, open, error);
         }
@@ -88,17 +87,14 @@ impl Fs {
         } = committed;
         self.edits.forget_failure(ino);
         if let Ok(node) = self.tree.node(ino) {
-            if node.unlinked {
-                let open = self.files().get(&ino).cloned();
-                if let Some(open) = open {
-                    *lock(&open.committed_unlinked) = Some(version.etag.clone());
+            match node.object().map(|id| (id, self.tree.hidden_owner(id))) {
+                // It was unlinked while that was on its way.
+                Some((id, None)) if node.unlinked && self.tree.inode_of(id).is_none() => {
+                    self.tree.hide(id, ino);
                 }
-            } else if let Some(id) = node.object()
-                && let Some(owner) = self.tree.hidden_owner(id)
-                && !node.gone
-            {
                 // What was unlinked is replaced: it does not hide what has its name now.
-                self.tree.unhide(id, owner);
+                Some((id, Some(owner))) if !node.gone => self.tree.unhide(id, owner),
+                _ => {}
             }
         }
         self.tree.committed(ino, version, attributes, headers);
@@ -126,16 +122,8 @@ impl Fs {
             return Ok(());
         }
         self.absorb_edit(ino, Kind::File, open);
-        let displacing = self.displace_hidden(&open.file.id(), Some(open)).await?;
         match open.file.commit().await {
-            Ok(_) => {
-                // Nothing is sent where a commit on the way has sent it all.
-                let is_displaced = |displacing: &Displacing| {
-                    self.tree.hidden_owner(&displacing.id) != Some(displacing.owner)
-                };
-                self.displaced(displacing.filter(is_displaced)).await;
-                Ok(())
-            }
+            Ok(_) => Ok(()),
             Err(error) => {
                 self.edits.note_failure(ino, &error);
                 if is_conflict(&error) {
@@ -185,54 +173,6 @@ impl Fs {
             pause = (pause * 2).min(LONGEST_RETRY);
         }
     }
-
-    /// Something is about to take the name of an unlinked object that handles still read: what they need is kept here, and
-    /// nobody deletes the object until that is done ([`Fs::displaced`]) or given up.
-    pub(crate) async fn displace_hidden(
-        &self,
-        id: &ObjectId,
-        by: Option<&Arc<OpenFile>>,
-    ) -> Result<Option<Displacing>> {
-        let Some(owner) = self.tree.hidden_owner(id) else {
-            return Ok(None);
-        };
-        let old = self.files().get(&owner).cloned();
-        let Some(old) = old.filter(|old| by.is_none_or(|by| !Arc::ptr_eq(old, by))) else {
-            return Ok(None);
-        };
-        let deferred = old.deferred_delete.clone().lock_owned().await;
-        if deferred.is_some() {
-            old.keep_for_handles().await?;
-        }
-        Ok(Some(Displacing {
-            id: id.clone(),
-            owner,
-            deferred,
-        }))
-    }
-
-    /// The unlinked object was replaced: there is nothing of it left to delete.
-    pub(crate) async fn displaced(&self, displacing: Option<Displacing>) {
-        let Some(mut displacing) = displacing else { return };
-        self.tree.unhide(&displacing.id, displacing.owner);
-        if let Some(deferred) = displacing.deferred.take() {
-            self.forget_record(deferred.record).await;
-        }
-    }
-}
-
-/// An unlinked object whose name is being taken.
-pub(crate) struct Displacing {
-    id: ObjectId,
-    owner: Ino,
-    deferred: tokio::sync::OwnedMutexGuard<Option<Deferred>>,
-}
-
-impl Displacing {
-    /// The object that still has the name.
-    pub(crate) fn unlinked(&self) -> Option<&Unlinked> {
-        self.deferred.as_ref().map(|deferred| &deferred.object)
-    }
 }
 
 /// What a content tells of its commits.
@@ -262,6 +202,16 @@ impl Owner for Commits {
         if let Some(fs) = self.fs.upgrade() {
             fs.committed(self.ino, committed);
         }
+    }
+
+    fn make_way(&self, may_wait: bool) -> Later<Result<Option<Box<dyn Way>>>> {
+        let (fs, ino) = (self.fs.upgrade(), self.ino);
+        Box::pin(async move {
+            match fs {
+                Some(fs) => fs.way_of(ino, may_wait).await,
+                None => Ok(None),
+            }
+        })
     }
 }
 

@@ -4,13 +4,14 @@
 //! 1. Open handles share one content per inode, clean or dirty ([`open`]).
 //! 2. `close` and `fsync` tell the truth about the bucket; what could not be sent is tried again ([`commit`]).
 //! 3. Unlinked and replaced files stay readable through their handles ([`names`], [`rename`]), and what is theirs goes from
-//!    the bucket in the end, nothing else ([`unlinked`]).
+//!    the bucket in the end, nothing else ([`unlinked`]), also when something else takes the name before ([`displacing`]).
 //! 4. Attributes live in the object, and changing them is a conditional copy ([`attr`]), made once for several
 //!    changes ([`edits`]). User xattrs too ([`xattr`]).
 //! 5. Nothing unsent is left behind unsaid when the mount ends ([`shutdown`]).
 
 pub mod attr;
 pub mod commit;
+mod displacing;
 mod edits;
 mod gates;
 pub mod io;
@@ -89,6 +90,7 @@ pub struct Fs {
     /// Changes of attributes that wait to be brought to the bucket.
     pub(crate) edits: edits::Edits,
     pub(crate) gates: gates::Gates,
+    withheld: displacing::Withheld,
 }
 
 #[derive(Clone)]
@@ -118,6 +120,7 @@ impl Fs {
             retrying: Mutex::new(HashSet::new()),
             edits: edits::Edits::default(),
             gates: gates::Gates::default(),
+            withheld: displacing::Withheld::default(),
         })
     }
 

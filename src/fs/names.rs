@@ -2,6 +2,7 @@
 //!
 //! `mkdir`, `symlink` and `mknod` are decided by the bucket before they return.
 
+use super::displacing::displaced;
 use super::open::OpenFile;
 use super::{Caller, Fs, lock};
 use crate::base::attributes::{Attributes, MetadataFormat};
@@ -184,6 +185,7 @@ impl Fs {
         // The kernel closes in the background: a program's close may be behind its unlink.
         open.wait_closed(RELEASE_GRACE).await;
         let _change = open.change.lock().await;
+        let nothing_is_sent = open.file.hold_commits().await;
         // The commit that was running may have changed what is known.
         open.file.tell();
         let node = self.tree.node(node.ino)?;
@@ -193,23 +195,29 @@ impl Fs {
         if node.local {
             self.unlink_replaced(&id, open).await?;
             self.withdraw(open).await?;
-            self.tree.unlinked(&node);
-            open.file.unlinked();
+            self.unlinked(&node, open);
             open.file.forget_saved().await;
         } else if open.is_in_use() {
             self.defer_delete(&node, &id, open).await?;
             self.withdraw(open).await?;
-            self.tree.unlinked(&node);
-            open.file.unlinked();
+            self.unlinked(&node, open);
             return Ok(());
         } else {
             self.unlink_closed(&node).await?;
         }
+        drop(nothing_is_sent);
         if !open.is_in_use() {
             self.forget_content(node.ino, open);
             open.file.discard().await;
         }
         Ok(())
+    }
+
+    /// No name leads to the file any more, and nothing is sent of it unless a handle needs that.
+    pub(super) fn unlinked(&self, node: &Node, open: &OpenFile) {
+        self.tree.unlinked(node);
+        open.file.unlinked();
+        self.withheld.note(node.ino, open);
     }
 
     /// A file that is not committed yet may have taken the name of an object by a rename: that one must not come back.
@@ -231,7 +239,13 @@ impl Fs {
     ///
     /// # Errors
     /// `Exists`, `NameTooLong`.
-    pub async fn symlink(&self, caller: Caller, parent: Ino, name: &str, target: &[u8]) -> Result<Node> {
+    pub async fn symlink(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: Ino,
+        name: &str,
+        target: &[u8],
+    ) -> Result<Node> {
         if target.len() > MAX_TARGET_BYTES {
             return Err(Error::new(
                 ErrorKind::NameTooLong,
@@ -281,7 +295,13 @@ impl Fs {
         self.tree.node(node.ino)
     }
 
-    async fn put_new(&self, attributes: Attributes, parent: Ino, name: &str, body: &[u8]) -> Result<Node> {
+    async fn put_new(
+        self: &Arc<Self>,
+        attributes: Attributes,
+        parent: Ino,
+        name: &str,
+        body: &[u8],
+    ) -> Result<Node> {
         self.writable()?;
         if self.settings.metadata_format == MetadataFormat::None {
             let text =
@@ -297,7 +317,7 @@ impl Fs {
         if self.tree.local_object(&id).is_some() {
             return Err(Error::new(ErrorKind::Exists, "the file exists already").on(&id));
         }
-        let displacing = self.displace_hidden(&id, None).await?;
+        let displacing = self.displace(&id, None, true).await?;
         // Only now: it may have been deleted while this waited.
         let replaced = match self.tree.hidden_version(&id) {
             Some(hidden) => Some(hidden),
@@ -319,7 +339,7 @@ impl Fs {
                 return Err(error);
             }
         };
-        self.displaced(displacing).await;
+        displaced(displacing).await;
         let node = self.tree.created(&directory, name, &id, version, attributes);
         self.tree.count_lookup(node.ino);
         self.touch_directory(&directory);

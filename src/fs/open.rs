@@ -49,12 +49,10 @@ pub struct OpenFile {
     pub change: tokio::sync::Mutex<()>,
     /// The object was unlinked while handles have it open; it is deleted with the last of them. Locked while that is
     /// done and while something else takes the name: equal bytes have equal ETags, so a condition cannot tell which came
-    /// first. Whoever holds it waits for no other lock of this kind.
+    /// first. Of several: [`super::displacing`].
     pub deferred_delete: Arc<tokio::sync::Mutex<Option<Deferred>>>,
     /// What was written here lost against somebody else's version: every writer is told.
     pub lost: Mutex<Option<Error>>,
-    /// What it was committed as after its object was unlinked, because bytes were needed that were only in parts.
-    pub committed_unlinked: Mutex<Option<ETag>>,
 }
 
 impl OpenFile {
@@ -78,7 +76,6 @@ impl OpenFile {
             users: AtomicU32::new(0),
             deferred_delete: Arc::default(),
             lost: Mutex::new(None),
-            committed_unlinked: Mutex::new(None),
         })
     }
 
@@ -582,8 +579,7 @@ impl Fs {
             content_type: Some(content_type(&id.key)),
             ..ObjectHeaders::default()
         };
-        // The unlinked object of that name is still in the bucket for its handles: it is what this file replaces.
-        if let Some(replaced) = self.tree.hidden_version(id).or(marker) {
+        if let Some(replaced) = marker {
             return File::truncating(&self.context, id.clone(), replaced, headers, attributes);
         }
         let creation = if flags & libc::O_EXCL != 0 {

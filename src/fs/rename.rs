@@ -10,7 +10,7 @@
 
 use super::Fs;
 use super::attr::known_headers;
-use super::commit::Displacing;
+use super::displacing::displaced;
 use super::edits::Turn;
 use super::open::OpenFile;
 use crate::base::attributes::Attributes;
@@ -154,7 +154,7 @@ impl Fs {
         if let Some((_, replaced)) = &replaced {
             replaced.file.tell();
             if replaced.is_in_use() {
-                replaced.keep_for_handles().await?;
+                keep_replaced(replaced).await?;
             }
         }
         let target = Target {
@@ -205,7 +205,7 @@ impl Fs {
             open.file.settle_copies().await?;
         }
         let expected = self.tree.node(node.ino)?.version;
-        let displacing = self.displace_hidden(to, open).await?;
+        let displacing = self.displace(to, open.map(|open| (node.ino, open)), true).await?;
         let condition = self.condition_to_move(to, target, no_replace).await?;
         let edited = self.edited_for_move(node, &from, expected.as_ref()).await?;
         let expected_etag = expected.as_ref().map(|version| version.etag.clone());
@@ -215,7 +215,7 @@ impl Fs {
         let headers = edited.as_ref().map(|edited| edited.headers.clone());
         let moved = self.tree.move_object(&from, expected, to, condition, headers);
         let (source, version) = moved.await?;
-        self.displaced(displacing).await;
+        displaced(displacing).await;
         let edited = edited.filter(|_| expected_etag.as_ref() == Some(&source));
         if let Some(open) = open {
             if open.file.base_etag().is_none_or(|base| base != source) {
@@ -300,8 +300,9 @@ impl Fs {
 
     /// The version that a file which is not committed yet will replace under its new name.
     async fn version_to_replace(&self, to: &ObjectId, target: &Target) -> Result<Option<Version>> {
-        if let Some(hidden) = self.tree.hidden_version(to) {
-            return Ok(Some(hidden));
+        if self.tree.hidden_owner(to).is_some() {
+            // The commit finds out what is there then.
+            return Ok(None);
         }
         let Some(existing) = &target.existing else {
             return self.tree.marker_for_data(&target.directory, to).await;
@@ -328,10 +329,10 @@ impl Fs {
     /// What had the new name has none now.
     fn replaced(self: &Arc<Self>, target: &Target) {
         if let Some(existing) = &target.existing {
-            self.tree.unlinked(existing);
             let abandoned = self.files().get(&existing.ino).cloned();
-            if let Some(open) = &abandoned {
-                open.file.unlinked();
+            match &abandoned {
+                Some(open) => self.unlinked(existing, open),
+                None => self.tree.unlinked(existing),
             }
             if let Some(open) = abandoned.filter(|open| !open.is_in_use()) {
                 self.forget_content(existing.ino, &open);
@@ -405,13 +406,17 @@ impl Fs {
     }
 
     /// Unlinked objects where others are to be: what their handles need is kept here, and they go now.
-    async fn make_way(&self, way: &Move) -> Result<()> {
-        for id in self.tree.hidden_in_the_way(way).await? {
-            let displacing = self.displace_hidden(&id, None).await?;
-            if let Some(unlinked) = displacing.as_ref().and_then(Displacing::unlinked) {
+    async fn make_way(self: &Arc<Self>, way: &Move) -> Result<()> {
+        let mut ids = self.tree.hidden_in_the_way(way).await?;
+        ids.extend(self.withheld.below(&way.to.bucket, way.to.key.prefix()));
+        for id in ids {
+            let Some(displacing) = self.displace(&id, None, true).await? else {
+                continue;
+            };
+            if let Some(unlinked) = displacing.unlinked() {
                 self.delete_unlinked(&id, unlinked).await?;
             }
-            self.displaced(displacing).await;
+            displaced(Some(displacing)).await;
         }
         Ok(())
     }
@@ -448,8 +453,10 @@ impl Fs {
     async fn move_tree(self: &Arc<Self>, way: &Move, replaced: Option<&Link>) -> Result<Arrived> {
         let list = self.tree.list_for_move(&self.spool, &way.from).await?;
         if list.is_empty() {
-            self.remove_replaced(way, replaced).await?;
-            // It had lost its last child a moment ago and has no marker yet: the new one must not vanish.
+            // It had lost its last child a moment ago and has no marker: that of the one that it replaces stays.
+            if let Some(link) = replaced {
+                self.tree.forget_directory(&link.parent, &link.name, &way.to);
+            }
             self.restore_marker(&way.to, self.settings.metadata_format)
                 .await?;
             return Ok(Arrived::new());
@@ -583,6 +590,24 @@ impl Fs {
         };
         self.tree.move_version(from, base, to, condition).await
     }
+}
+
+/// What a file's handles need that is about to be replaced by a rename: while the name is still its own, an upload for it can
+/// be completed.
+async fn keep_replaced(replaced: &OpenFile) -> Result<()> {
+    let file = &replaced.file;
+    if file.needs_its_name()
+        && file.may_be_kept()
+        && let Err(error) = file.commit().await
+    {
+        match error.kind() {
+            ErrorKind::Stale | ErrorKind::Exists | ErrorKind::NotFound | ErrorKind::LocalIo(_) => {
+                tracing::warn!(%error, "what was uploaded of an open file that is replaced is not kept");
+            }
+            _ => return Err(error),
+        }
+    }
+    replaced.keep_for_handles(None).await
 }
 
 fn intent_of(way: &Move, list: &Manifest, only_deletes: bool) -> Intent {

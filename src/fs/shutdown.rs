@@ -158,7 +158,7 @@ impl Fs {
                 let id = ObjectId::new(bucket.as_str(), key.as_str());
                 let unlinked = Unlinked {
                     etag: ETag::new(etag),
-                    modified_unix_s: *modified_unix_s,
+                    modified_unix_s: Some(*modified_unix_s),
                     transaction: transaction.clone(),
                 };
                 self.delete_unlinked(&id, &unlinked).await

@@ -5,7 +5,8 @@
 //!    its name meanwhile. It is looked at before it is deleted: Last-Modified and the transaction tell ([`Unlinked`]).
 //! 2. A PUT whose reply was lost may be carried out after the unlink. It is looked for, for a while, by its transaction,
 //!    also by the next mount ([`Fs::withdraw`]).
-//! 3. What takes the place of an object that handles read must leave them what they need ([`OpenFile::keep_for_handles`]).
+//! 3. What takes the place of an object that handles read must leave them what they need ([`OpenFile::keep_for_handles`],
+//!    [`super::displacing`]).
 
 use super::Fs;
 use super::commit::{FIRST_RETRY, LONGEST_RETRY};
@@ -18,6 +19,7 @@ use crate::rt;
 use crate::spool::{Intent, RecordId};
 use crate::tree::node::{Ino, Node};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// Between two looks for an object that may still appear. No store holds a request back for longer than all of them.
@@ -34,7 +36,8 @@ const PAUSES: [Duration; 6] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unlinked {
     pub etag: ETag,
-    pub modified_unix_s: u64,
+    /// `None`: its transaction is enough.
+    pub modified_unix_s: Option<u64>,
     /// Of objects that this program wrote.
     pub transaction: Option<String>,
 }
@@ -43,13 +46,15 @@ impl Unlinked {
     fn of(info: &ObjectInfo) -> Self {
         Self {
             etag: info.version.etag.clone(),
-            modified_unix_s: info
-                .version
-                .last_modified
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
+            modified_unix_s: Some(modified_unix_s(info)),
             transaction: info.headers.metadata.get(TRANSACTION).cloned(),
         }
+    }
+
+    fn is(&self, info: &ObjectInfo) -> bool {
+        let found = Self::of(info);
+        (&self.etag, &self.transaction) == (&found.etag, &found.transaction)
+            && (self.modified_unix_s.is_none() || self.modified_unix_s == found.modified_unix_s)
     }
 }
 
@@ -60,19 +65,27 @@ pub struct Deferred {
 }
 
 impl OpenFile {
-    /// The object is about to go: files that copy from it are committed, and what handles need is kept here.
+    /// The object is about to go: files that copy from it are committed, and what handles need is kept here. If `taker`
+    /// takes the name and copies from it, its own commit does.
     ///
     /// # Errors
     /// Why nobody may take its place yet.
-    pub(crate) async fn keep_for_handles(&self) -> Result<()> {
-        self.file.settle_copies().await?;
-        if !self.is_in_use() {
+    pub(super) async fn keep_for_handles(&self, taker: Option<&OpenFile>) -> Result<()> {
+        let taker = taker.map(|taker| &*taker.file);
+        self.file.settle_copies_but(taker).await?;
+        let is_copied = taker.is_some_and(|taker| self.file.is_copied_by(taker));
+        let is_needed = if is_copied {
+            self.handles.load(Ordering::SeqCst) > 0
+        } else {
+            self.is_in_use()
+        };
+        if !is_needed {
             // Only the copies needed it.
             return Ok(());
         }
         self.file.keep_for_handles().await?;
         // What began to copy from it meanwhile: from here on nothing does.
-        self.file.settle_copies().await
+        self.file.settle_copies_but(taker).await
     }
 }
 
@@ -99,7 +112,7 @@ impl Fs {
             bucket: id.bucket.to_string(),
             key: id.key.to_string(),
             etag: object.etag.as_str().to_owned(),
-            modified_unix_s: object.modified_unix_s,
+            modified_unix_s: modified_unix_s(&info),
             transaction: object.transaction.clone(),
         };
         let record = self.record_intent(intent).await?;
@@ -109,22 +122,27 @@ impl Fs {
     }
 
     /// Deletes the object of an unlinked file that nobody needs any more. False when it could not: it stays hidden.
-    pub(crate) async fn finish_deferred_delete(&self, ino: Ino, open: &OpenFile) -> bool {
+    pub(crate) async fn finish_deferred_delete(self: &Arc<Self>, ino: Ino, open: &OpenFile) -> bool {
         let mut slot = open.deferred_delete.lock().await;
         let id = open.file.id();
         open.file.tell();
-        let committed = super::lock(&open.committed_unlinked).clone();
-        let deleted = match (&*slot, committed) {
-            (None, None) => return true,
-            (_, Some(etag)) => gone_or_replaced(self.context.client.delete(&id, Some(&etag)).await),
-            (Some(deferred), None) => self.delete_unlinked(&id, &deferred.object).await,
+        let is_hidden = self.tree.hidden_owner(&id) == Some(ino);
+        let object = match &*slot {
+            Some(deferred) => Some(deferred.object.clone()),
+            None if is_hidden && open.file.unknown_transaction().is_some() => None,
+            None if is_hidden => put_unlinked(open),
+            None => return true,
+        };
+        let deleted = match object {
+            Some(object) => self.delete_unlinked(&id, &object).await,
+            // Nobody knows whether it came to that.
+            None => self.withdraw(open).await,
         };
         if let Err(error) = deleted {
             tracing::warn!(%error, "an unlinked object could not be deleted; it is tried again, also by the next mount");
             return false;
         }
         self.tree.deleted_hidden(&id, ino);
-        super::lock(&open.committed_unlinked).take();
         if let Some(deferred) = slot.take() {
             self.forget_record(deferred.record).await;
         }
@@ -144,7 +162,7 @@ impl Fs {
         self.drop_unlinked(ino, open).await;
     }
 
-    async fn keep_deleting(&self, ino: Ino, open: &Arc<OpenFile>) {
+    async fn keep_deleting(self: &Arc<Self>, ino: Ino, open: &Arc<OpenFile>) {
         let mut pause = FIRST_RETRY;
         loop {
             rt::sleep(pause).await;
@@ -161,6 +179,7 @@ impl Fs {
     async fn drop_unlinked(&self, ino: Ino, open: &Arc<OpenFile>) {
         self.forget_content(ino, open);
         if !open.is_in_use() {
+            self.withheld.forget(ino, &open.file.id());
             open.file.discard().await;
         }
     }
@@ -169,9 +188,7 @@ impl Fs {
     pub(super) async fn delete_unlinked(&self, id: &ObjectId, object: &Unlinked) -> Result<()> {
         let client = &self.context.client;
         match outcome::look(client, id).await? {
-            Some(info) if Unlinked::of(&info) == *object => {
-                gone_or_replaced(client.delete(id, Some(&object.etag)).await)
-            }
+            Some(info) if object.is(&info) => gone_or_replaced(client.delete(id, Some(&object.etag)).await),
             _ => Ok(()),
         }
     }
@@ -193,20 +210,23 @@ impl Fs {
         {
             return Ok(());
         }
-        let until = rt::wall_clock() + PAUSES.iter().sum::<Duration>();
-        let record = self
-            .record_intent(Intent::Withdraw {
-                bucket: id.bucket.to_string(),
-                key: id.key.to_string(),
-                transaction: transaction.clone(),
-                until_unix_s: until
-                    .duration_since(UNIX_EPOCH)
-                    .map_or(0, |since| since.as_secs()),
-            })
-            .await?;
+        let record = self.record_withdrawal(&id, &transaction).await?;
         let fs = self.clone();
         rt::spawn(async move { fs.keep_withdrawing(record, &id, &transaction, &PAUSES).await });
         Ok(())
+    }
+
+    /// If this process ends, the next mount removes what a write with that identity makes or has made.
+    pub(super) async fn record_withdrawal(&self, id: &ObjectId, transaction: &str) -> Result<RecordId> {
+        let until = rt::wall_clock() + PAUSES.iter().sum::<Duration>();
+        let since = until.duration_since(UNIX_EPOCH);
+        self.record_intent(Intent::Withdraw {
+            bucket: id.bucket.to_string(),
+            key: id.key.to_string(),
+            transaction: transaction.to_owned(),
+            until_unix_s: since.map_or(0, |since| since.as_secs()),
+        })
+        .await
     }
 
     /// Goes on with what a former mount recorded.
@@ -262,6 +282,20 @@ impl Fs {
             _ => Ok(false),
         }
     }
+}
+
+fn modified_unix_s(info: &ObjectInfo) -> u64 {
+    let since = info.version.last_modified.duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// What a commit has made of an unlinked file that was on its way at the unlink.
+fn put_unlinked(open: &OpenFile) -> Option<Unlinked> {
+    Some(Unlinked {
+        etag: open.file.base_etag()?,
+        modified_unix_s: None,
+        transaction: open.file.carried().metadata.get(TRANSACTION).cloned(),
+    })
 }
 
 /// There is nothing left of the version that was to be deleted.

@@ -50,7 +50,7 @@ use crate::s3::Client;
 use crate::spool::{RecordId, RecordedBase, Spool, SpoolFile, UnsentFile};
 pub use copies::Hold;
 pub use local::KeepOpen;
-pub use news::Owner;
+pub use news::{Later, Owner, Way};
 use state::{Base, Persisted, Source, State, Written};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, UNIX_EPOCH};
@@ -601,6 +601,27 @@ impl File {
         let unknown = sealed.and_then(|sealed| sealed.unknown_outcome_of.clone());
         let known_by_name = unknown.or_else(|| state.former_transaction.clone());
         known_by_name.filter(|transaction| !transaction.is_empty())
+    }
+
+    /// `pailfs-txn` of the object that the upload becomes when it is completed.
+    pub fn upload_transaction(&self) -> Option<String> {
+        let state = self.state();
+        state
+            .upload
+            .as_ref()
+            .map(|upload| upload.link.transaction.clone())
+    }
+
+    /// True when the version that the file is based on was put by the write with this identity.
+    pub fn is_committed_as(&self, transaction: &str) -> bool {
+        let state = self.state();
+        let last = state.headers.metadata.get(TRANSACTION);
+        last.is_some_and(|last| last == transaction)
+    }
+
+    /// The object that has its name is this version, which the next commit replaces.
+    pub fn replaces(&self, version: Version) {
+        self.state().base = Base::Known(version);
     }
 
     /// Bytes are needed that are only in parts of the upload: completes it. From then on this file keeps its bytes.

@@ -11,6 +11,7 @@ mod listings;
 mod moves;
 mod names;
 mod silence;
+mod unlinked_parts;
 mod unlinks;
 mod versions;
 mod walks;

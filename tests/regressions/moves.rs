@@ -80,6 +80,55 @@ fn a_rename_that_failed_over_an_empty_directory_leaves_that() {
     assert_eq!(world.remote.keys(), ["d/a", "d/b", "e/"]);
 }
 
+/// What is in `d` before the rename over the empty `e`; all of it is in one of the two afterwards.
+fn cut_off_at(nth: u64, kind: &str) {
+    let world = World::new(Options::default());
+    match kind {
+        "a marker" => world.remote.put("d/", b""),
+        "files" => world.remote.put("d/b", b"b"),
+        _ => {}
+    }
+    world.remote.put("d/a", b"a");
+    world.remote.put("e/", b"");
+    let mount = world.mount();
+    let mut inside = Vec::new();
+    if kind == "files" {
+        inside.extend(["a".to_owned(), "b".to_owned()]);
+    } else {
+        mount.run("unlink", mount.driver.unlink("d/a")).expect("unlinked");
+    }
+    let faults = world.store.faults();
+    faults.inject(When::any().nth(nth).for_ever(), Fault::Stall);
+    let renaming = mount.driver.rename("d", "e", false);
+    let renamed = mount.run_for("rename", Duration::from_secs(2), renaming);
+    mount.crash();
+    faults.clear();
+    let mount = world.mount();
+    mount.sleep(Duration::from_secs(60));
+    let names = |path: &str| {
+        let listed = mount.run("list", mount.driver.list(path, false));
+        let listed = listed.unwrap_or_else(|errno| panic!("{path}: {errno}"));
+        listed.into_keys().collect::<Vec<_>>()
+    };
+    let what = format!("{kind}, request {nth}: {renamed:?}, {:?}", world.remote.keys());
+    let (moved, left) = match names("").as_slice() {
+        [e] if e == "e" => (names("e"), None),
+        [d, e] if d == "d" && e == "e" => (names("d"), Some(names("e"))),
+        other => panic!("{what}: {other:?}"),
+    };
+    assert!(left.unwrap_or_default().is_empty(), "{what}");
+    assert_eq!(moved, inside, "{what}");
+}
+
+#[test]
+fn a_rename_over_an_empty_directory_that_was_cut_off_anywhere_loses_neither() {
+    for kind in ["files", "a marker", "nothing any more"] {
+        for nth in 1..=14 {
+            cut_off_at(nth, kind);
+        }
+    }
+}
+
 #[test]
 fn what_a_rename_left_under_the_old_name_goes_at_the_next_mount_and_nothing_else() {
     let (world, mount) = world_of(&["a", "b", "c"]);

@@ -302,3 +302,44 @@ fn a_new_file_has_the_name_that_an_unlinked_one_left_meanwhile() {
     mount.run("close", driver.close(new)).expect("closed");
     assert_eq!(bytes_of(&world, "f").expect("there"), b"NEW");
 }
+
+#[test]
+fn a_new_file_passes_through_the_names_of_unlinked_ones_without_a_trace() {
+    let (world, mount) = world_with("f", b"old f");
+    world.remote.put("g", b"old g");
+    let driver = &mount.driver;
+    let old = ["f", "g"].map(|name| {
+        let file = open(&mount, name, libc::O_RDONLY);
+        mount.run("unlink", driver.unlink(name)).expect("unlinked");
+        file
+    });
+    let new = open(&mount, "f", libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL);
+    mount
+        .run("write", driver.write(&new, 0, b"new"))
+        .expect("written");
+    world.store.counts().reset();
+    for (from, to) in [("f", "g"), ("g", "h")] {
+        mount
+            .run("rename", driver.rename(from, to, false))
+            .expect("renamed");
+    }
+    mount.run("close", driver.close(new)).expect("closed");
+    let counts = world.store.counts();
+    assert_eq!(
+        counts.all().into_iter().collect::<Vec<_>>(),
+        [(Operation::Put, 1)]
+    );
+    mount.sleep(Duration::from_secs(30));
+    assert_eq!(
+        world.remote.keys(),
+        ["f", "g", "h"],
+        "the old ones are still open"
+    );
+    for (file, content) in old.into_iter().zip([b"old f", b"old g"]) {
+        let read = mount.run("read", driver.read(&file, 0, 10));
+        assert_eq!(read.as_deref(), Ok(&content[..]));
+        mount.run("close", driver.close(file)).expect("closed");
+    }
+    assert_eq!(world.remote.keys(), ["h"]);
+    assert_eq!(bytes_of(&world, "h").expect("there"), b"new");
+}

@@ -104,6 +104,11 @@ impl State {
 impl File {
     /// Commits all changes made before the call.
     pub(super) async fn commit_everything(self: &Arc<Self>) -> Result<()> {
+        self.commit_all(true).await
+    }
+
+    /// `may_wait`: see [`super::Owner::make_way`].
+    pub(super) async fn commit_all(self: &Arc<Self>, may_wait: bool) -> Result<()> {
         let (wanted, noted_attempt) = {
             let state = self.state();
             if !state.is_dirty() {
@@ -111,22 +116,15 @@ impl File {
             }
             (state.last_change, state.attempts)
         };
-        let guard = self.committing.clone().lock_owned().await;
-        {
-            let state = self.state();
-            if let Some((attempt, error)) = &state.last_failure
-                && *attempt > noted_attempt
-            {
-                return Err(error.clone());
-            }
-            if wanted <= state.settled {
-                return Ok(());
-            }
-        }
+        let turn = self.turn_to_commit(may_wait).await?;
+        let settled = self.settled_meanwhile(wanted, noted_attempt);
         let file = self.clone();
         let task = rt::spawn(silence::as_part_of_it(async move {
-            let result = file.commit_up_to(wanted).await;
-            drop(guard);
+            let result = match settled {
+                Some(result) => result,
+                None => file.commit_up_to(wanted).await,
+            };
+            turn.end().await;
             result
         }));
         let gone = |error| {
@@ -136,6 +134,15 @@ impl File {
             )
         };
         task.await.unwrap_or_else(|error| Err(gone(error).on(&self.id())))
+    }
+
+    /// What came of it where others have tried since.
+    fn settled_meanwhile(&self, wanted: u64, noted_attempt: u64) -> Option<Result<()>> {
+        let state = self.state();
+        match &state.last_failure {
+            Some((attempt, error)) if *attempt > noted_attempt => Some(Err(error.clone())),
+            _ => (wanted <= state.settled).then_some(Ok(())),
+        }
     }
 
     /// By the holder of `committing`.
@@ -553,7 +560,7 @@ impl File {
                 .map_or(state.sealed_attributes(), |upload| upload.link.attributes);
             let late = upload
                 .as_ref()
-                .is_some_and(|upload| state.attributes_are_late(&upload.link));
+                .is_some_and(|upload| !state.is_unlinked && state.attributes_are_late(&upload.link));
             let late = late.then(|| state.sealed_attributes());
             state.committed_as(version.clone(), reader);
             state.unreported = Some(Committed::new(version, written(context.metadata_format, stored)));

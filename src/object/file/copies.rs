@@ -220,9 +220,19 @@ impl File {
     /// # Errors
     /// Why one could neither be committed nor fetch it; `Busy` when they keep copying more.
     pub async fn settle_copies(&self) -> Result<()> {
+        self.settle_copies_but(None).await
+    }
+
+    /// As [`Self::settle_copies`], but for `taker`: it takes the name, and its own commit copies from the version before
+    /// replacing it.
+    ///
+    /// # Errors
+    /// As [`Self::settle_copies`].
+    pub async fn settle_copies_but(&self, taker: Option<&File>) -> Result<()> {
+        let is_meant = |copy: &&Weak<File>| taker.is_none_or(|taker| !copy.ptr_eq(&taker.me));
         let mut settled = 0;
         loop {
-            let copy = self.copies().last().cloned();
+            let copy = self.copies().iter().rev().find(is_meant).cloned();
             let Some(copy) = copy else { return Ok(()) };
             if self.disconnect(&copy) {
                 settled = 0;
@@ -239,13 +249,19 @@ impl File {
         }
     }
 
+    #[must_use]
+    pub fn is_copied_by(&self, other: &File) -> bool {
+        other.state().copies_from(&self.me)
+    }
+
     /// A box, as this is part of a commit that waits for another.
     fn settle_own(self: Arc<Self>, again: bool) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> {
         Box::pin(async move {
             if self.state().is_unlinked {
-                return self.keep_for_handles().await;
+                return self.fetch_for_handles().await;
             }
-            let error = match self.commit_everything().await {
+            // Who makes way for another commit has this done, and nobody waits for anybody in a circle.
+            let error = match self.commit_all(false).await {
                 // A conflict was kept, whole; but what was written since may name the version still.
                 Err(error) if again || !matches!(error.kind(), ErrorKind::Stale | ErrorKind::Exists) => error,
                 _ => return Ok(()),

@@ -9,6 +9,7 @@
 //! 4. An object whose name changes under an upload: parts cannot be moved, so they become an object under the old name, from
 //!    which the next commit copies and which it then deletes.
 
+use super::news::Turn;
 use super::state::{Base, Source, State};
 use super::{Creation, File, Next, upload};
 use crate::base::attributes::{Attributes, TRANSACTION};
@@ -35,6 +36,11 @@ impl State {
         self.map
             .iter()
             .any(|extent| matches!(extent.backing, Backing::Part { .. }))
+    }
+
+    /// Parts of an upload cannot be moved.
+    fn is_put_before_rename(&self, to: &ObjectId) -> bool {
+        self.id != *to && (self.has_bytes_in_parts() || self.sealed.is_some())
     }
 
     /// The runs that a patch has to have: neither in parts nor unchanged; `with_copied` those that come from other objects
@@ -76,6 +82,9 @@ impl File {
     pub(super) async fn keep_conflict(self: &Arc<Self>, theirs: Option<ObjectInfo>) -> Error {
         if self.state().is_one_shot {
             return self.lost_one_shot(theirs.as_ref());
+        }
+        if self.state().is_unlinked {
+            return self.lost_unlinked();
         }
         let (id, kind) = {
             let state = self.state();
@@ -121,6 +130,15 @@ impl File {
             upload::forget(&self.context.spool, record).await;
         }
         Error::new(kind, message).on(&id)
+    }
+
+    /// Nobody wants an unlinked file back: what only its upload has is gone.
+    fn lost_unlinked(&self) -> Error {
+        let mut state = self.state();
+        state.given_up();
+        self.abandon_upload(&mut state);
+        let message = "the file was unlinked, and somebody else's object has its name";
+        Error::new(ErrorKind::Stale, message).on(&state.id)
     }
 
     async fn keep_as_conflicts(&self, id: &ObjectId, theirs: Option<&Version>) -> Result<()> {
@@ -374,15 +392,47 @@ impl File {
         self.rename_if(id, base, |_| true).await.map(drop)
     }
 
+    /// The turn to rename the file, with a way to its old name where something of it is to be put there first. (Where it
+    /// has an object under that name nothing else of this mount is there.)
+    async fn turn_to_rename(&self, to: &ObjectId) -> Result<Turn> {
+        {
+            let guard = self.committing.clone().lock_owned().await;
+            let state = self.state();
+            if state.is_known_to_exist || !state.is_put_before_rename(to) {
+                return Ok(Turn { guard, way: None });
+            }
+        }
+        self.turn_to_commit(true).await
+    }
+
     async fn rename_if(
         &self,
         id: ObjectId,
         base: Option<Version>,
         may_be_renamed: impl FnOnce(&State) -> bool,
     ) -> Result<bool> {
-        let file = self.shared()?;
-        let guard = self.committing.lock().await;
-        let untold = self.without_telling();
+        let turn = self.turn_to_rename(&id).await?;
+        let renamed = self.rename_in_turn(id, base, may_be_renamed).await;
+        let was_persisted = {
+            let state = self.state();
+            state.is_dirty() && state.persisted.is_some()
+        };
+        turn.end().await;
+        // The record still has the old name.
+        let is_renamed = renamed?;
+        if is_renamed && was_persisted {
+            self.persist().await?;
+        }
+        Ok(is_renamed)
+    }
+
+    async fn rename_in_turn(
+        &self,
+        id: ObjectId,
+        base: Option<Version>,
+        may_be_renamed: impl FnOnce(&State) -> bool,
+    ) -> Result<bool> {
+        let _untold = self.without_telling();
         let mut is_left_behind = false;
         let pending = {
             let mut state = self.state();
@@ -390,7 +440,7 @@ impl File {
                 return Ok(false);
             }
             let is_moved = state.is_known_to_exist && base.is_some();
-            let needs_commit = state.id != id && (state.has_bytes_in_parts() || state.sealed.is_some());
+            let needs_commit = state.is_put_before_rename(&id);
             if needs_commit && is_moved && state.sealed.is_none() {
                 // Its object is not under the old name any more: what is committed there is a new one.
                 state.base = Base::Absent;
@@ -399,19 +449,9 @@ impl File {
             needs_commit.then_some(state.last_change)
         };
         if let Some(wanted) = pending {
-            file.commit_up_to(wanted).await?;
+            self.shared()?.commit_up_to(wanted).await?;
         }
-        let was_persisted = {
-            let mut state = self.state();
-            self.take_name(&mut state, id, base, is_left_behind);
-            state.is_dirty() && state.persisted.is_some()
-        };
-        drop(untold);
-        drop(guard);
-        // The record still has the old name.
-        if was_persisted {
-            self.persist().await?;
-        }
+        self.take_name(&mut self.state(), id, base, is_left_behind);
         Ok(true)
     }
 
@@ -456,6 +496,11 @@ impl File {
         }
         state.base = base.map_or(Base::Absent, Base::Known);
         state.changes += 1;
+    }
+
+    /// As long as this lives nothing is committed.
+    pub async fn hold_commits(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.committing.clone().lock_owned().await
     }
 
     /// The name is gone, whoever has it now. Open handles go on.

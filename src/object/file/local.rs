@@ -7,6 +7,8 @@
 //! 3. A version that has an id stays in the bucket, and is read there.
 //! 4. What makes the object go is newer, and counts more than what handles read. So a local disk that cannot take it, and
 //!    bytes that somebody else has replaced already, are no reason for the newer one to fail.
+//! 5. Bytes that are only in parts of an upload cannot be read, and the upload is bound to its name: while nobody else has
+//!    that it is completed there, and then fetched as any object ([`File::keep_for_handles`]).
 
 use super::File;
 use super::body::load;
@@ -39,6 +41,10 @@ impl KeepOpen {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, u64> {
         self.kept_bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_room_for(&self, bytes: u64) -> bool {
+        self.lock().saturating_add(bytes) <= self.limit_bytes
     }
 
     /// `None` where the limit does not allow so much more.
@@ -135,14 +141,73 @@ impl File {
         self.fetch_locked(Of::Every).await
     }
 
+    /// True when bytes are only in an upload for the name that the file has, or had.
+    pub fn needs_its_name(&self) -> bool {
+        let state = self.state();
+        state.upload.is_some() && state.has_bytes_in_parts()
+    }
+
+    /// True when `--keep-open-limit` leaves room for all of it.
+    pub fn may_be_kept(&self) -> bool {
+        self.context.keep_open.has_room_for(self.size_bytes())
+    }
+
     /// The object is about to go, and only open handles want its bytes. What of them is neither here nor in a version that
-    /// stays is fetched, if the limit allows.
+    /// stays is fetched, if the limit allows; of an unlinked file also what is only in parts, for which its upload becomes the
+    /// object under its name.
     ///
     /// # Errors
-    /// What reading says, unless the bytes are gone already; what a commit says of which nobody knew what had come.
+    /// What the store says, unless the bytes are gone already.
     pub async fn keep_for_handles(&self) -> Result<()> {
         let _guard = self.committing.lock().await;
         self.find_unknown_outcome_locked().await?;
+        let is_unlinked = {
+            let mut state = self.state();
+            state.keeps_parts = true;
+            state.is_unlinked
+        };
+        if is_unlinked && self.needs_its_name() {
+            self.complete_locked().await?;
+        }
+        self.fetch_for_handles_locked().await
+    }
+
+    /// Makes the upload an object, or gives up what is only in its parts. By holders of `committing`.
+    async fn complete_locked(&self) -> Result<()> {
+        let (id, wanted) = {
+            let state = self.state();
+            (state.id.clone(), state.last_change)
+        };
+        let completed = if self.may_be_kept() {
+            self.shared()?.commit_up_to(wanted).await
+        } else {
+            Err(Error::new(
+                ErrorKind::LocalIo(libc::EDQUOT),
+                "--keep-open-limit does not allow it",
+            ))
+        };
+        let Err(error) = completed else { return Ok(()) };
+        match error.kind() {
+            ErrorKind::Stale | ErrorKind::Exists | ErrorKind::NotFound | ErrorKind::LocalIo(_) => {
+                tracing::warn!(
+                    %error, object = %id,
+                    "what was uploaded of an open file that was unlinked is not kept: programs that still read it get ESTALE"
+                );
+                self.abandon_upload(&mut self.state());
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// As [`Self::keep_for_handles`], but for what is only in parts.
+    pub(super) async fn fetch_for_handles(&self) -> Result<()> {
+        let _guard = self.committing.lock().await;
+        self.find_unknown_outcome_locked().await?;
+        self.fetch_for_handles_locked().await
+    }
+
+    async fn fetch_for_handles_locked(&self) -> Result<()> {
         let needed_bytes = self.state().unchanged_bytes_of(Of::Unversioned);
         let Some(mut share) = self.context.keep_open.take(needed_bytes) else {
             let kept_bytes = self.context.keep_open.kept_bytes();

@@ -6,10 +6,16 @@
 //! 2. Between the store's change and its answer somebody may see the new version before its own writer knows of it: the
 //!    owner is told of commits before they begin, too.
 //! 3. What a rename puts under the old name is nobody's news: it is copied from, and deleted.
+//! 4. A commit may take a name under which the bucket still has what handles of unlinked files read: before it begins the
+//!    owner keeps that ([`Owner::make_way`]), whoever caused the commit.
 
-use super::state::State;
+use super::state::{Base, State};
 use super::{Committed, File, appends};
+use crate::base::error::Result;
+use crate::base::object::{ObjectId, Version};
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
+use tokio::sync::OwnedMutexGuard;
 
 /// What gave the file its name.
 pub trait Owner: Send + Sync {
@@ -18,6 +24,36 @@ pub trait Owner: Send + Sync {
 
     /// The object is this version.
     fn committed(&self, committed: Committed);
+
+    /// A commit is about to begin: what others still need of what is under the file's name is kept. `None` where there is
+    /// nothing of that kind. With `may_wait` false it is `Busy` where somebody else does the same just now.
+    fn make_way(&self, may_wait: bool) -> Later<Result<Option<Box<dyn Way>>>>;
+}
+
+pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// The way of one commit to a name. As long as this lives nobody else takes the name, or deletes what has it.
+pub trait Way: Send {
+    /// This mount's own object that has the name, unseen: the commit replaces it.
+    fn replaces(&self) -> Option<Version>;
+
+    /// The commit is over, whatever came of it.
+    fn over(self: Box<Self>) -> Later<()>;
+}
+
+/// The right to commit, and the way that was made for it.
+pub(super) struct Turn {
+    pub(super) guard: OwnedMutexGuard<()>,
+    pub(super) way: Option<Box<dyn Way>>,
+}
+
+impl Turn {
+    pub(super) async fn end(self) {
+        drop(self.guard);
+        if let Some(way) = self.way {
+            way.over().await;
+        }
+    }
 }
 
 /// While this lives, the owner counts with a version that it was not told of.
@@ -42,6 +78,11 @@ impl Drop for Untold<'_> {
 }
 
 impl State {
+    /// And whether it still has it.
+    fn name(&self) -> (ObjectId, bool) {
+        (self.id.clone(), !self.is_unlinked)
+    }
+
     /// What the owner has not been told of.
     fn take_news(&mut self) -> Option<Committed> {
         if self.is_untold {
@@ -52,6 +93,45 @@ impl State {
 }
 
 impl File {
+    /// Waits for the turn to commit under the name that the file has then.
+    ///
+    /// # Errors
+    /// As [`Owner::make_way`].
+    pub(super) async fn turn_to_commit(&self, may_wait: bool) -> Result<Turn> {
+        loop {
+            let name = self.state().name();
+            // Before `committing` is locked: what copies from what is kept may be this file.
+            let way = self.make_way(may_wait).await?;
+            let turn = Turn {
+                guard: self.committing.clone().lock_owned().await,
+                way,
+            };
+            if self.takes_way(&name, turn.way.as_deref()) {
+                return Ok(turn);
+            }
+            turn.end().await;
+        }
+    }
+
+    pub(super) async fn make_way(&self, may_wait: bool) -> Result<Option<Box<dyn Way>>> {
+        match self.owner.get() {
+            Some(owner) => owner.make_way(may_wait).await,
+            None => Ok(None),
+        }
+    }
+
+    /// False when the file has another name by now, or none. By holders of `committing`.
+    fn takes_way(&self, name: &(ObjectId, bool), way: Option<&dyn Way>) -> bool {
+        let mut state = self.state();
+        if state.name() != *name {
+            return false;
+        }
+        if let Some(version) = way.and_then(Way::replaces) {
+            state.base = Base::Known(version);
+        }
+        true
+    }
+
     /// From now on `owner` is told of all commits. Of those before it was told by whoever had the file then.
     pub fn belongs_to(&self, owner: Arc<dyn Owner>) {
         // Who was first stays: it is the one that has the file.

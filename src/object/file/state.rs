@@ -148,7 +148,7 @@ pub struct State {
     pub keeps_times: bool,
     /// See [`super::one_shot`].
     pub is_one_shot: bool,
-    /// Its name is gone: nothing of it is to be put there for the sake of others.
+    /// Its name is gone: nothing of it is to be put there for the sake of others, and no part of it is sent any more.
     pub is_unlinked: bool,
     pub upload: Option<Upload>,
     /// Where parts of the next upload lie; begins at the first write after a commit.
@@ -613,7 +613,7 @@ impl State {
 
     /// May parts lose their memory?
     pub fn may_evict(&self) -> bool {
-        self.sealed.is_none() && !self.keeps_parts && !self.is_being_copied
+        self.sealed.is_none() && !self.keeps_parts && !self.is_being_copied && !self.is_unlinked
     }
 
     /// Gives up the memory of parts that the upload has. Returns how much that freed.
@@ -651,7 +651,7 @@ impl State {
     /// the last.
     pub fn cells_to_send(&self, range: ByteRange) -> Vec<(u32, ByteRange)> {
         let Some(grid) = &self.grid else { return Vec::new() };
-        if self.sealed.is_some() || self.streaming_failed {
+        if self.sealed.is_some() || self.streaming_failed || self.is_unlinked {
             return Vec::new();
         }
         let from = grid
@@ -678,7 +678,9 @@ impl State {
 
     /// True when the file outgrew the numbers of its upload.
     pub fn has_outgrown_upload(&self, end: u64) -> bool {
-        self.upload.is_some() && self.grid.as_ref().is_some_and(|grid| end > grid.end_bytes())
+        !self.is_unlinked
+            && self.upload.is_some()
+            && self.grid.as_ref().is_some_and(|grid| end > grid.end_bytes())
     }
 
     /// May an upload that was to create, or to replace a truncated file, take the place of `found`?
