@@ -20,6 +20,7 @@ use driver::Driver;
 use pailfs::base::attributes::MetadataFormat;
 use pailfs::base::limits::{MIB, UploadLimits};
 use pailfs::base::mount_config::{AttributesMode, OnConflict, Source};
+use pailfs::cache::attributes::disk::DiskAttributes;
 use pailfs::cache::blocks::BlockCache;
 use pailfs::embedded::{Store, StoreOptions};
 use pailfs::fs::{Defaults, Fs, FsSettings};
@@ -40,6 +41,8 @@ use tokio::sync::mpsc;
 pub const BUCKET: &str = "bucket";
 /// Where a mount keeps blocks, in its state directory.
 const BLOCKS: &str = "blocks";
+/// Where all mounts of a world keep attributes, in its directory.
+const ATTRIBUTES: &str = "attributes";
 
 /// Bytes under way in each direction of one connection.
 const CONNECTION_BYTES: usize = 256 * 1024;
@@ -61,6 +64,8 @@ pub struct Options {
     pub keep_open_limit_bytes: u64,
     /// Limit of the cache of contents on disk; `None` without one.
     pub disk_cache_bytes: Option<u64>,
+    /// All mounts remember attributes on disk, in one directory.
+    pub attributes_on_disk: bool,
 }
 
 impl Default for Options {
@@ -74,6 +79,7 @@ impl Default for Options {
             on_conflict: OnConflict::Keep,
             keep_open_limit_bytes: 1 << 30,
             disk_cache_bytes: None,
+            attributes_on_disk: false,
         }
     }
 }
@@ -114,9 +120,23 @@ impl World {
         self.mount_in(self.state.path().join(machine))
     }
 
+    /// The files in which attributes are remembered.
+    pub fn attribute_files(&self) -> Vec<PathBuf> {
+        files_in(&self.state.path().join(ATTRIBUTES))
+    }
+
     fn mount_in(&self, state_dir: PathBuf) -> Mount {
         let runtime = paused_runtime();
-        let fs = runtime.block_on(set_up(&self.store, &self.options, state_dir.clone()));
+        let attributes = self
+            .options
+            .attributes_on_disk
+            .then(|| self.state.path().join(ATTRIBUTES));
+        let fs = runtime.block_on(set_up(
+            &self.store,
+            &self.options,
+            state_dir.clone(),
+            attributes.as_deref(),
+        ));
         Mount {
             driver: Driver::new(fs.clone()),
             fs,
@@ -124,6 +144,14 @@ impl World {
             state_dir,
         }
     }
+}
+
+/// The files of a directory, in order.
+fn files_in(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.sort();
+    files
 }
 
 fn client_options(store: &Store, options: &Options) -> ClientOptions {
@@ -178,7 +206,7 @@ pub fn dialer(store: &Store) -> Dialer {
 }
 
 /// As `pailfs mount` does it, but for the kernel.
-async fn set_up(store: &Store, options: &Options, state_dir: PathBuf) -> Arc<Fs> {
+async fn set_up(store: &Store, options: &Options, state_dir: PathBuf, attributes: Option<&Path>) -> Arc<Fs> {
     let metrics = Arc::new(Metrics::default());
     let client = Client::with_dialer(client_options(store, options), metrics, dialer(store))
         .await
@@ -200,7 +228,8 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf) -> Arc<Fs>
         allow_bucket_changes: false,
         listings_show_algorithms: !options.probing,
         head_parallelism: 32,
-        attributes_on_disk: None,
+        attributes_on_disk: attributes
+            .map(|directory| DiskAttributes::open(directory, "store").expect("a directory for attributes")),
     };
     let tree = Tree::new(client.clone(), spool.clone(), settings, invalidations);
     let context = Arc::new(FileContext {
@@ -298,10 +327,7 @@ impl Mount {
     /// The files of its cache on disk.
     pub fn cached_files(&self) -> Vec<PathBuf> {
         let blocks = self.state_dir.join(BLOCKS);
-        let places = ["kept", "probation"].map(|place| std::fs::read_dir(blocks.join(place)));
-        let entries = places.into_iter().flatten().flatten().flatten();
-        let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-        files.sort();
-        files
+        let places = ["kept", "probation"].map(|place| files_in(&blocks.join(place)));
+        places.concat()
     }
 }

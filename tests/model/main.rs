@@ -37,6 +37,8 @@ struct Mix {
     copies: bool,
     /// A cache of contents on disk, and harm to its files once in so many steps.
     cache_damages: usize,
+    /// Attributes remembered on disk by all machines together, and harm to their files once in so many steps.
+    attribute_damages: usize,
     on_conflict: OnConflict,
 }
 
@@ -61,6 +63,7 @@ fn run(mix: Mix, default_seeds: &[u64], default_steps: usize) {
             probing: mix.probing,
             on_conflict: mix.on_conflict,
             disk_cache_bytes: (mix.cache_damages > 0).then_some(DISK_CACHE_BYTES),
+            attributes_on_disk: mix.attribute_damages > 0,
             ..Options::default()
         };
         let mut simulation = Simulation::new(seed, mix.machines, options);
@@ -92,11 +95,17 @@ fn step(simulation: &mut Simulation, generator: &mut Generator, mix: Mix) {
     if now(mix.cache_damages) {
         return simulation.damage(machine);
     }
+    if now(mix.attribute_damages) {
+        return simulation.damage_attributes();
+    }
+    if mix.attribute_damages > 0 && now(100) {
+        return simulation.age();
+    }
     if now(mix.races) {
         return races::meet(simulation, machine);
     }
     if now(mix.remote_changes) {
-        return change_remotely(simulation);
+        return change_remotely(simulation, mix);
     }
     if now(150) {
         simulation.compare_bucket();
@@ -114,6 +123,8 @@ fn step(simulation: &mut Simulation, generator: &mut Generator, mix: Mix) {
     let paths = Generator::paths_of(&operation);
     let is_haunted = |path: &&str| simulation.reference.is_haunted(machine, path);
     if paths.iter().any(is_haunted)
+        || paths.iter().any(|path| is_in_implied(simulation, machine, path))
+        || simulation.machines.len() > 1 && simulation.reference.may_stream(machine, &operation)
         || takes_a_hidden_name(simulation, &operation)
         || meets_others(simulation, mix, machine, &operation)
     {
@@ -140,6 +151,13 @@ fn step(simulation: &mut Simulation, generator: &mut Generator, mix: Mix) {
     let _ = simulation.both(machine, &operation);
 }
 
+/// Whoever changes something there makes a directory of it that stays: that is the business of nobody.
+fn is_in_implied(simulation: &Simulation, machine: usize, path: &str) -> bool {
+    let ways = path.match_indices('/').map(|(at, _)| &path[..at]);
+    ways.chain([path])
+        .any(|way| simulation.reference.is_implied(machine, way))
+}
+
 fn opens(operation: &operation::Operation) -> bool {
     matches!(operation, operation::Operation::Open { .. })
 }
@@ -159,11 +177,12 @@ fn meets_others(simulation: &Simulation, mix: Mix, machine: usize, operation: &o
 }
 
 /// A change of the bucket that every mount learns of in its own time; nothing that anybody has open.
-fn change_remotely(simulation: &mut Simulation) {
+fn change_remotely(simulation: &mut Simulation, mix: Mix) {
     let machines = simulation.machines.len();
     let path = Generator::path(&mut simulation.random, &simulation.reference, 0);
     let is_copied_from = simulation.reference.is_copied_from(&path);
     let used = is_copied_from
+        || (0..machines).any(|machine| is_in_implied(simulation, machine, &path))
         || (0..machines).any(|machine| {
             simulation.reference.is_in_use(machine, &path)
                 || simulation
@@ -182,6 +201,9 @@ fn change_remotely(simulation: &mut Simulation) {
         simulation.remote_delete(&path);
     } else if kind == Some(Kind::File) || kind.is_none() && parents_are_directories(simulation, &path) {
         simulation.remote_put(&path);
+        if mix.attribute_damages > 0 {
+            simulation.remote_set_mode(&path);
+        }
     }
     simulation.wait_for_caches();
 }
@@ -275,6 +297,21 @@ fn a_cache_on_disk_never_changes_what_is_read() {
         ..Mix::default()
     };
     run(mix, &[71, 72], 300);
+}
+
+#[test]
+fn attributes_on_disk_are_right_whatever_becomes_of_their_files() {
+    for (seed, machines) in [(91, 1), (92, 2)] {
+        let mix = Mix {
+            machines,
+            remote_changes: 12,
+            unmounts: 20,
+            crashes: if machines > 1 { 60 } else { 0 },
+            attribute_damages: 4,
+            ..Mix::default()
+        };
+        run(mix, &[seed], 250);
+    }
 }
 
 #[test]

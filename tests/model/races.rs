@@ -20,8 +20,11 @@ const COPY: u64 = 2;
 /// a walk through what former ones left.
 const MAX_LEFT: usize = 30;
 
+/// What others copy from stays what it is: what becomes of the copy else has a meeting of its own.
 fn unused(simulation: &Simulation, path: &str) -> bool {
-    (0..simulation.machines.len()).all(|machine| !simulation.reference.is_in_use(machine, path))
+    let reference = &simulation.reference;
+    !reference.is_copied_from(path)
+        && (0..simulation.machines.len()).all(|machine| !reference.is_in_use(machine, path))
 }
 
 fn some_file(simulation: &mut Simulation) -> Option<String> {

@@ -6,7 +6,8 @@
 //! 3. What a commit puts into the bucket, and when: [`Reference::commit`].
 //! 4. What copies from a file is committed before that file's version goes; whether a copy was one of a version, or of bytes
 //!    in memory, is for the filesystem to say. So a copy that waits for its commit may be in the bucket already, as it was
-//!    after any operation since: [`Early`].
+//!    after any operation since: [`Early`]. The same holds for what may be larger than the memory, and for both also after
+//!    they were unlinked ([`Hidden`]).
 //!
 //! Only operations of one machine at a time on one file are defined here; what happens when two meet is told where the
 //! meeting is arranged.
@@ -18,6 +19,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+/// What is larger may be uploaded in part before it is committed, and committed when somebody needs those bytes.
+const STREAMED_BYTES: usize = 16 << 20;
 pub const FILE_MODE: u32 = 0o644;
 pub const DIRECTORY_MODE: u32 = 0o755;
 const SYMLINK_MODE: u32 = 0o777;
@@ -52,12 +55,19 @@ struct Content {
     /// Never committed.
     is_local: bool,
     handles: usize,
-    /// The object that is to be deleted with the last handle: path and version.
-    hides: Option<(String, u64)>,
-    /// It has bytes of another file since its last commit.
+    hides: Option<Hidden>,
+    /// It has bytes of another file since its last commit, or many.
     early: Option<Early>,
     /// The paths of the objects that these may come from: they stay in the bucket until then, also when they are unlinked.
     copied_from: Vec<String>,
+}
+
+/// The object that is to be deleted with the last handle of an unlinked file.
+#[derive(Clone)]
+struct Hidden {
+    path: String,
+    /// `None`: the file was never committed, but the bucket may have it all the same.
+    version: Option<u64>,
 }
 
 /// What the bucket may show of a file that is not committed yet: one of these contents, under one of these names.
@@ -89,6 +99,9 @@ impl Content {
 
     /// Content or name changed.
     fn note_early(&mut self) {
+        if self.bytes.len() > STREAMED_BYTES && self.is_dirty {
+            self.early.get_or_insert_default();
+        }
         let Some(early) = &mut self.early else { return };
         if early.contents.last().is_none_or(|last| **last != self.bytes) {
             early.contents.push(Arc::new(self.bytes.clone()));
@@ -175,10 +188,8 @@ impl Reference {
             return false;
         };
         let hides = |content: &Content| {
-            content
-                .hides
-                .as_ref()
-                .is_some_and(|(p, v)| p == path && *v == file.version)
+            let hidden = content.hides.as_ref();
+            hidden.is_some_and(|hidden| hidden.path == path && hidden.version == Some(file.version))
         };
         self.machines[machine].contents.values().any(hides)
     }
@@ -190,10 +201,26 @@ impl Reference {
         if let Some(content) = self.content_at(machine, path) {
             return Some(Seen::Open(content));
         }
-        if self.is_hidden(machine, path) {
-            return None;
+        let entry = self.bucket.get(path).filter(|_| !self.is_hidden(machine, path));
+        match entry {
+            Some(entry) => Some(Seen::Entry(entry)),
+            None if self.has_visible_below(machine, path) => Some(Seen::Entry(&Entry::Directory)),
+            None => None,
         }
-        self.bucket.get(path).map(Seen::Entry)
+    }
+
+    fn has_visible_below(&self, machine: usize, path: &str) -> bool {
+        let prefix = format!("{path}/");
+        let from = self.bucket.range(prefix.clone()..);
+        let mut below = from.take_while(|(path, _)| path.starts_with(&prefix));
+        below.any(|(path, _)| !self.is_hidden(machine, path))
+    }
+
+    /// True for a directory that another machine has removed or renamed, and that is still seen here, because of a file in it
+    /// that was unlinked there and is still open.
+    pub fn is_implied(&self, machine: usize, path: &str) -> bool {
+        let is_made = matches!(self.bucket.get(path), Some(Entry::Directory));
+        !path.is_empty() && !is_made && self.kind(machine, path) == Some(Kind::Directory)
     }
 
     pub fn kind(&self, machine: usize, path: &str) -> Option<Kind> {
@@ -233,6 +260,11 @@ impl Reference {
             .cloned()
             .chain(open)
             .collect();
+        let ways: Vec<String> = paths
+            .iter()
+            .flat_map(|path| path.match_indices('/').map(|(at, _)| path[..at].to_owned()))
+            .collect();
+        paths.extend(ways);
         paths.sort();
         paths.dedup();
         paths
@@ -270,7 +302,7 @@ impl Reference {
             let names = content
                 .path
                 .iter()
-                .chain(content.hides.iter().map(|(hidden, _)| hidden));
+                .chain(content.hides.iter().map(|hidden| &hidden.path));
             names.into_iter().any(|name| name == path || is_below(name, path))
         })
     }
@@ -283,7 +315,7 @@ impl Reference {
                 content
                     .path
                     .iter()
-                    .chain(content.hides.iter().map(|(path, _)| path))
+                    .chain(content.hides.iter().map(|hidden| &hidden.path))
             })
             .cloned()
             .collect()
@@ -302,6 +334,22 @@ impl Reference {
     /// True when a machine has unlinked the object at a path, and waits for its last handle.
     pub fn is_hidden_anywhere(&self, path: &str) -> bool {
         (0..self.machines.len()).any(|machine| self.is_hidden(machine, path))
+            || self.may_be_put_unlinked(path)
+    }
+
+    /// True for a write that makes a file so large that it may be seen before it is committed.
+    pub fn may_stream(&self, machine: usize, operation: &Operation) -> bool {
+        match operation {
+            Operation::Write { handle, offset, data } => {
+                let size = self.content_bytes(machine, *handle).len();
+                size.max(*offset) + data.len() > STREAMED_BYTES
+            }
+            Operation::WriteFile { path, data, .. } => {
+                let size = self.bytes(machine, path).map_or(0, |bytes| bytes.len());
+                size + data.len() > STREAMED_BYTES
+            }
+            _ => false,
+        }
     }
 
     /// True when these bytes may be at a path though nobody has committed them.
@@ -315,6 +363,20 @@ impl Reference {
             };
             early.paths.iter().any(|known| known == path)
                 && (early.contents.iter().any(|content| content[..] == *bytes) || on_the_way())
+        })
+    }
+
+    /// True when an unlinked file may have been put where it was, for its own handles or before it was unlinked.
+    pub fn may_be_put_unlinked(&self, path: &str) -> bool {
+        let version = match self.bucket.get(path) {
+            Some(Entry::File(file)) => Some(file.version),
+            _ => None,
+        };
+        let contents = self.machines.iter().flat_map(|machine| machine.contents.values());
+        let mut early = contents.filter(|content| content.early.is_some());
+        early.any(|content| {
+            let hidden = content.hides.as_ref();
+            hidden.is_some_and(|hidden| hidden.path == path && hidden.version == version)
         })
     }
 
@@ -334,16 +396,14 @@ impl Reference {
     pub fn is_haunted(&self, machine: usize, path: &str) -> bool {
         let contents = self.machines[machine].contents.values();
         let mut hidden = contents.filter_map(|content| content.hides.as_ref());
-        self.kind(machine, path) != Some(Kind::Directory) && hidden.any(|(hidden, _)| is_below(hidden, path))
+        self.kind(machine, path) != Some(Kind::Directory) && hidden.any(|hidden| is_below(&hidden.path, path))
     }
 
     /// True when something at or below a path was unlinked while it was open.
     pub fn hides_below(&self, machine: usize, path: &str) -> bool {
         self.machines[machine].contents.values().any(|content| {
-            content
-                .hides
-                .as_ref()
-                .is_some_and(|(hidden, _)| hidden == path || is_below(hidden, path))
+            let hidden = content.hides.as_ref();
+            hidden.is_some_and(|hidden| hidden.path == path || is_below(&hidden.path, path))
         })
     }
 
@@ -555,7 +615,7 @@ impl Reference {
         let is_same = self.has_same_content(machine, from, to);
         let source = self.content_of(machine, from);
         let source = self.content(machine, source);
-        let hidden = source.hides.iter().map(|(path, _)| path);
+        let hidden = source.hides.iter().map(|hidden| &hidden.path);
         let mut from: Vec<String> = source.path.iter().chain(hidden).cloned().collect();
         from.extend(source.copied_from.iter().cloned());
         let number = self.content_of(machine, to);
@@ -642,13 +702,13 @@ impl Reference {
         }
         let hides = content.hides.take();
         self.machines[machine].contents.remove(&number);
-        if let Some((path, version)) = hides {
-            self.delete_version(&path, version);
+        if let Some(hidden) = hides {
+            self.delete_hidden(&hidden);
         }
     }
 
-    fn delete_version(&mut self, path: &str, version: u64) {
-        if matches!(self.bucket.get(path), Some(Entry::File(file)) if file.version == version) {
+    fn delete_hidden(&mut self, Hidden { path, version }: &Hidden) {
+        if matches!(self.bucket.get(path), Some(Entry::File(file)) if Some(file.version) == *version) {
             self.bucket.remove(path);
         }
     }
@@ -753,7 +813,14 @@ impl Reference {
                 }
                 let content = self.content(machine, number);
                 content.path = None;
-                content.hides = version.map(|version| (path.to_owned(), version));
+                let is_hidden = version.is_some() || content.early.is_some();
+                content.hides = is_hidden.then(|| Hidden {
+                    path: path.to_owned(),
+                    version,
+                });
+                if let Some(early) = &mut content.early {
+                    early.paths.retain(|early| early != path);
+                }
                 self.drop_if_closed(machine, number);
             }
         }
@@ -808,13 +875,20 @@ impl Reference {
         if let (Some(number), false) = (moved, is_local) {
             self.commit(machine, number);
         }
+        let mut early = None;
         if let Some(number) = replaced {
-            self.content(machine, number).path = None;
+            let content = self.content(machine, number);
+            content.path = None;
+            early = content.early.is_some().then(|| Arc::new(content.bytes.clone()));
             self.drop_if_closed(machine, number);
         }
         if let Some(number) = moved {
             let content = self.content(machine, number);
             content.path = Some(to.to_owned());
+            if let Some(bytes) = early.filter(|_| is_local) {
+                // What it replaces was put there for the handles that have it open.
+                content.early.get_or_insert_default().contents.push(bytes);
+            }
             content.note_early();
             if is_local && no_replace {
                 self.commit(machine, number);
@@ -888,12 +962,19 @@ impl Reference {
         self.bucket.insert(path.to_owned(), Entry::File(file));
     }
 
+    /// Another machine or tool changes the attributes of an object.
+    pub fn set_mode(&mut self, path: &str, mode: u32) {
+        if let Some(Entry::File(file)) = self.bucket.get_mut(path) {
+            file.mode = Some(mode);
+        }
+    }
+
     /// The machine is gone with all that was not committed; its next mount has deleted what was unlinked.
     pub fn crash(&mut self, machine: usize) {
         let contents = std::mem::take(&mut self.machines[machine]).contents;
         for content in contents.into_values() {
-            if let Some((path, version)) = content.hides {
-                self.delete_version(&path, version);
+            if let Some(hidden) = content.hides {
+                self.delete_hidden(&hidden);
             }
         }
     }

@@ -12,6 +12,8 @@ use crate::in_process::driver::Outcome;
 use crate::in_process::random::Random;
 use crate::in_process::remote::Stored;
 use crate::in_process::{Mount, Options, World};
+use pailfs::base::attributes::{Attributes, MetadataFormat};
+use pailfs::base::object::ObjectHeaders;
 use pailfs::embedded::{Fault, Operation as Request, When};
 use pailfs::spool::conflicts::{self, KeptConflict};
 use std::collections::BTreeMap;
@@ -20,7 +22,9 @@ use std::time::Duration;
 
 /// Longer than any cache is believed and any background work waits.
 pub const LONG: Duration = Duration::from_secs(30);
-/// How many operations a failure tells; all with `PAILFS_MODEL_TRACE`.
+/// What was modified so long ago has its attributes remembered.
+const RACY: Duration = Duration::from_millis(2_100);
+/// How many operations a failure tells; all, with their requests, with `PAILFS_MODEL_TRACE`.
 const TRACE: usize = 60;
 
 pub struct Machine {
@@ -45,6 +49,7 @@ pub struct Simulation {
     seed: u64,
     step: usize,
     trace: Vec<String>,
+    is_traced: bool,
     last_machine: usize,
     /// Requests whose replies are lost in the meantime.
     lossy: bool,
@@ -53,6 +58,8 @@ pub struct Simulation {
 impl Simulation {
     pub fn new(seed: u64, machines: usize, options: Options) -> Self {
         let world = World::new(options);
+        let is_traced = std::env::var_os("PAILFS_MODEL_TRACE").is_some();
+        world.store.counts().set_logging(is_traced);
         let machine = |number: usize| {
             let name = format!("machine-{number}");
             Machine {
@@ -70,6 +77,7 @@ impl Simulation {
             seed,
             step: 0,
             trace: Vec::new(),
+            is_traced,
             last_machine: 0,
             lossy: false,
         }
@@ -81,7 +89,15 @@ impl Simulation {
 
     pub fn note(&mut self, text: String) {
         self.trace.push(format!("{:>5} {text}", self.step));
-        if self.trace.len() > TRACE && std::env::var_os("PAILFS_MODEL_TRACE").is_none() {
+        if self.is_traced {
+            let counts = self.world.store.counts();
+            let requests = counts
+                .log()
+                .into_iter()
+                .map(|(operation, key)| format!("        {operation:?} {key}"));
+            self.trace.extend(requests);
+            counts.reset();
+        } else if self.trace.len() > TRACE {
             self.trace.remove(0);
         }
     }
@@ -196,8 +212,7 @@ impl Simulation {
 
     /// The reference takes over an object that nobody's operation has made.
     pub fn adopt(&mut self, path: &str, stored: &Stored) {
-        let mode = stored.attributes().mode.map(|mode| mode & 0o7777);
-        self.reference.adopt(path, &stored.bytes, mode);
+        adopt(&mut self.reference, path, stored);
     }
 
     /// What a machine has kept of versions that lost, oldest first.
@@ -230,6 +245,64 @@ impl Simulation {
         self.note(format!(
             "damage {what} of a cached file at {at} of {len}: {done:?}"
         ));
+    }
+
+    /// Something happens to a file in which attributes are remembered.
+    pub fn damage_attributes(&mut self) {
+        let files = self.world.attribute_files();
+        let (Some(path), Some(other)) = (self.random.pick(&files), self.random.pick(&files)) else {
+            return;
+        };
+        let text = std::fs::read(path).unwrap_or_default();
+        let foreign = std::fs::read(other).unwrap_or_default();
+        let line_of = |random: &mut Random, text: &[u8]| {
+            let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+            random.pick(&lines).map(|line| line.to_vec()).unwrap_or_default()
+        };
+        let at = self.random.below(text.len() + 1);
+        let what = self.random.below(8);
+        let damaged = match what {
+            // Cut off, at any place.
+            0 => text[..at].to_vec(),
+            // Other bytes, which may be no text.
+            1 => {
+                let mut text = text.clone();
+                let noise = self.random.bytes(20);
+                text.splice(at..text.len().min(at + 20), noise);
+                text
+            }
+            // What was true once, again.
+            2 => [&text[..], &line_of(&mut self.random, &text)].concat(),
+            // What is true elsewhere.
+            3 => [&text[..], &line_of(&mut self.random, &foreign)].concat(),
+            // The beginning of a line.
+            4 => {
+                let line = line_of(&mut self.random, &text);
+                [&text[..], &line[..line.len() / 2]].concat()
+            }
+            5 => foreign,
+            6 => Vec::new(),
+            _ => {
+                self.note(format!(
+                    "{} is removed: {:?}",
+                    path.display(),
+                    std::fs::remove_file(path)
+                ));
+                return;
+            }
+        };
+        let done = std::fs::write(path, damaged);
+        self.note(format!(
+            "damage {what} of {} at {at} of {}: {done:?}",
+            path.display(),
+            text.len()
+        ));
+    }
+
+    /// The store tells times in whole seconds, and what is young is not remembered: everything becomes older.
+    pub fn age(&mut self) {
+        self.note("time passes".to_owned());
+        std::thread::sleep(RACY);
     }
 
     fn kill(&mut self, machine: usize) {
@@ -282,6 +355,7 @@ impl Simulation {
         faults.remove(fault);
         self.remount(machine);
         let expected = self.reference.apply(machine, operation);
+        let after = self.reference.clone();
         let happened = match (&outcome, &expected) {
             (None, _) => None,
             (Some(Ok(value)), Ok(expected)) if value.is_as_expected(expected) => Some(true),
@@ -291,6 +365,8 @@ impl Simulation {
         self.reference.crash(machine);
         if happened.is_none() {
             self.settle_cut_off(machine, operation, before);
+        } else {
+            self.adopt_early(&after);
         }
         self.compare_bucket();
     }
@@ -300,6 +376,7 @@ impl Simulation {
     fn settle_cut_off(&mut self, machine: usize, operation: &Operation, before: Reference) {
         self.wait_for_caches();
         let found = self.world.remote.snapshot();
+        let unsent = before.clone();
         let mut candidates = vec![self.reference.clone()];
         if let Operation::Rename { from, to, .. } = operation {
             let mut committed = before.clone();
@@ -319,7 +396,14 @@ impl Simulation {
             candidates.push(before);
         }
         let mut differences = Vec::new();
-        for candidate in candidates {
+        let early: Vec<_> = found
+            .iter()
+            .filter(|(path, stored)| unsent.may_be_early(path, &stored.bytes))
+            .collect();
+        for mut candidate in candidates {
+            for (path, stored) in &early {
+                adopt(&mut candidate, path, stored);
+            }
             match self.difference(&candidate, &found) {
                 None => {
                     self.reference = candidate;
@@ -354,6 +438,7 @@ impl Simulation {
                 }
                 (_, None) if may_be_gone => None,
                 (_, Some(stored)) if reference.may_be_early(path, &stored.bytes) => None,
+                (Entry::File(_), Some(_)) if reference.may_be_put_unlinked(path) => None,
                 (_, None) => Some("missing".to_owned()),
                 (Entry::File(file), Some(stored)) => {
                     // Whether attributes of an open file wait for its commit is for the filesystem to say.
@@ -432,6 +517,21 @@ impl Simulation {
         self.reference.put(path, bytes);
     }
 
+    /// As a tool that keeps attributes.
+    pub fn remote_set_mode(&mut self, path: &str) {
+        let mode = [0o600, 0o640, 0o755][self.random.below(3)];
+        let bytes = self.reference.bytes(0, path).unwrap_or_default();
+        let mut headers = ObjectHeaders::default();
+        let attributes = Attributes {
+            mode: Some(libc::S_IFREG | mode),
+            ..Attributes::default()
+        };
+        attributes.write(MetadataFormat::Aws, &mut headers.metadata);
+        self.note(format!("remote: put {path:?} again, with mode {mode:o}"));
+        self.world.remote.put_with(path, &bytes, headers);
+        self.reference.set_mode(path, mode);
+    }
+
     pub fn remote_delete(&mut self, path: &str) {
         self.note(format!("remote: delete {path:?}"));
         self.world.remote.delete(path);
@@ -448,6 +548,11 @@ impl Simulation {
                 .keys()
                 .any(|other| other != path && parent_of(other) == parent)
     }
+}
+
+fn adopt(reference: &mut Reference, path: &str, stored: &Stored) {
+    let mode = stored.attributes().mode.map(|mode| mode & 0o7777);
+    reference.adopt(path, &stored.bytes, mode);
 }
 
 fn differs(file: &super::reference::File, stored: &Stored, with_attributes: bool) -> Option<String> {

@@ -2,11 +2,12 @@
 //!
 //! Difficulties, and what solves each:
 //! 1. Mounts share the files without talking to each other, and any of them may be killed: records are appended, each a
-//!    line with its checksum, several with one write. What does not fit its checksum is not there.
+//!    line with its checksum, several with one write. What does not fit its checksum is not there; it covers the directory,
+//!    too, so that a line which got into another file says nothing there ([`Sum`]).
 //! 2. A file grows with every change: whoever loads one that is mostly history writes it anew under another name and renames it.
 //!    What another mount appended to the old one meanwhile is asked for again.
 //! 3. All of it has a limit: files that nobody loaded or wrote for the longest time go.
-//! 4. Equal hashes: a file says whose it is, in its first line.
+//! 4. Equal hashes: a file says whose it is, in its first line. One that says nothing is no file of ours, and goes.
 
 use crate::base::attributes::Attributes;
 use crate::base::checksum::Crc32c;
@@ -35,7 +36,7 @@ const MAX_HISTORY: usize = 64;
 /// `st_blocks` counts these (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;
 /// The first words of a file; another form gets another number.
-const FORM: &str = "pailfs attributes 1";
+const FORM: &str = "pailfs attributes 2";
 
 /// What is known of one object in the version that a listing shows. There are many: names are short on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -225,12 +226,10 @@ impl DiskAttributes {
         if len_bytes > MAX_FILE_BYTES {
             return Ok(());
         }
-        let mut text = if len_bytes == 0 {
-            self.header(place)
-        } else {
-            String::new()
-        };
-        text.extend(records.iter().map(line));
+        let header = self.header(place);
+        let sum = Sum::below(&header);
+        let mut text = if len_bytes == 0 { header } else { String::new() };
+        text.extend(records.iter().map(|record| sum.line(record)));
         self.written_bytes.fetch_add(text.len() as u64, Ordering::Relaxed);
         // One write: lines of two mounts do not mix.
         file.write_all(text.as_bytes())
@@ -259,17 +258,26 @@ impl DiskAttributes {
         }
         let header = self.header(place);
         if !text.starts_with(&header) {
-            return Ok(Vec::new());
+            let first = text
+                .lines()
+                .next()
+                .and_then(|line| Sum::NONE.parsed::<[String; 4]>(line));
+            return match first {
+                Some([form, ..]) if form == FORM => Ok(Vec::new()),
+                _ => fs::remove_file(&path).map(|()| Vec::new()),
+            };
         }
+        let sum = Sum::below(&header);
         let mut latest: HashMap<String, Record> = HashMap::new();
         let mut lines = 0;
-        for record in text.lines().filter_map(parsed::<Record>) {
+        for record in text.lines().filter_map(|line| sum.parsed::<Record>(line)) {
             lines += 1;
             latest.insert(record.name.clone(), record);
         }
         let records: Vec<Record> = latest.into_values().collect();
         if lines > 2 * records.len() + MAX_HISTORY {
-            self.write_anew(&path, header + &records.iter().map(line).collect::<String>())?;
+            let lines = records.iter().map(|record| sum.line(record));
+            self.write_anew(&path, header + &lines.collect::<String>())?;
         }
         Ok(records)
     }
@@ -296,7 +304,7 @@ impl DiskAttributes {
         let (path, header) = self.facts_place(source);
         let text = fs::read_to_string(path).unwrap_or_default();
         let facts = text.strip_prefix(&header).and_then(|text| text.lines().next());
-        facts.and_then(parsed).unwrap_or_default()
+        facts.and_then(|line| Sum::NONE.parsed(line)).unwrap_or_default()
     }
 
     /// Blocks.
@@ -305,14 +313,14 @@ impl DiskAttributes {
     /// When it cannot be written.
     pub fn keep_facts(&self, source: &str, facts: Facts) -> io::Result<()> {
         let (path, header) = self.facts_place(source);
-        self.write_anew(&path, header + &checked(&serde_json::to_string(&facts)?))
+        self.write_anew(&path, header + &Sum::NONE.line(&facts))
     }
 
     fn facts_place(&self, source: &str) -> (PathBuf, String) {
         let mut hasher = DefaultHasher::new();
         (&self.endpoint, source, "facts").hash(&mut hasher);
         let words = [FORM, &self.endpoint, source];
-        let header = checked(&serde_json::to_string(&words).unwrap_or_default());
+        let header = Sum::NONE.line(&words);
         (
             self.directory.join(format!("facts-{:016x}", hasher.finish())),
             header,
@@ -327,23 +335,37 @@ impl DiskAttributes {
 
     fn header(&self, place: &Place) -> String {
         let words = [FORM, &self.endpoint, &place.bucket, &place.prefix];
-        checked(&serde_json::to_string(&words).unwrap_or_default())
+        Sum::NONE.line(&words)
     }
 }
 
-fn checked(json: &str) -> String {
-    format!("{:08x} {json}\n", Crc32c::of(json.as_bytes()).value())
-}
+/// What the checksum of a line covers before the line itself.
+#[derive(Clone, Copy)]
+struct Sum(Option<Crc32c>);
 
-fn line(record: &Record) -> String {
-    // Strings and numbers are always JSON, which has no line feeds.
-    checked(&serde_json::to_string(record).unwrap_or_default())
-}
+impl Sum {
+    const NONE: Self = Self(None);
 
-fn parsed<T: for<'a> Deserialize<'a>>(line: &str) -> Option<T> {
-    let (checksum, json) = line.split_once(' ')?;
-    let is_whole = u32::from_str_radix(checksum, 16).ok()? == Crc32c::of(json.as_bytes()).value();
-    is_whole.then(|| serde_json::from_str(json).ok()).flatten()
+    fn below(header: &str) -> Self {
+        Self(Some(Crc32c::of(header.as_bytes())))
+    }
+
+    fn of(self, json: &str) -> u32 {
+        let line = Crc32c::of(json.as_bytes());
+        self.0.map_or(line, |before| before.then(line)).value()
+    }
+
+    fn line(self, what: &impl Serialize) -> String {
+        // Strings and numbers are always JSON, which has no line feeds.
+        let json = serde_json::to_string(what).unwrap_or_default();
+        format!("{:08x} {json}\n", self.of(&json))
+    }
+
+    fn parsed<T: for<'a> Deserialize<'a>>(self, line: &str) -> Option<T> {
+        let (checksum, json) = line.split_once(' ')?;
+        let is_whole = u32::from_str_radix(checksum, 16).ok()? == self.of(json);
+        is_whole.then(|| serde_json::from_str(json).ok()).flatten()
+    }
 }
 
 /// Removes everything. Blocks.
@@ -454,6 +476,32 @@ mod tests {
         assert_eq!(known.last(), Some(&("e".to_owned(), Some(5))));
         fs::write(&path, [0xff; 100]).expect("written");
         assert_eq!(cache.read(&place("")).expect("read"), []);
+    }
+
+    #[test]
+    fn a_line_of_another_directory_says_nothing_and_a_file_that_says_nothing_is_begun_anew() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = DiskAttributes::open(directory.path(), "endpoint").expect("opened");
+        for (prefix, uid) in [("d/", 1), ("e/", 2)] {
+            cache.note(place(prefix), record("a", uid));
+        }
+        cache.flush();
+        let (path, other) = (cache.path(&place("d/")), cache.path(&place("e/")));
+        let mut text = fs::read_to_string(&path).expect("read");
+        let foreign = fs::read_to_string(&other).expect("read");
+        text += foreign.lines().last().expect("a line");
+        fs::write(&path, &text).expect("written");
+        let read = || names(cache.read(&place("d/")).expect("read"));
+        assert_eq!(read(), [("a".to_owned(), Some(1))]);
+        // Another directory's, as with equal hashes: it stays.
+        fs::write(&path, &foreign).expect("written");
+        assert_eq!(read(), []);
+        assert_eq!(fs::read_to_string(&path).expect("there"), foreign);
+        fs::write(&path, &text[1..]).expect("written");
+        assert_eq!(read(), []);
+        cache.note(place("d/"), record("b", 3));
+        cache.flush();
+        assert_eq!(read(), [("b".to_owned(), Some(3))]);
     }
 
     #[test]
