@@ -99,7 +99,7 @@ fn step(simulation: &mut Simulation, generator: &mut Generator, mix: Mix) {
         return simulation.damage_attributes();
     }
     if mix.attribute_damages > 0 && now(100) {
-        return simulation.age();
+        return simulation.age(machine);
     }
     if now(mix.races) {
         return races::meet(simulation, machine);

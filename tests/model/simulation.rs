@@ -24,6 +24,7 @@ use std::time::Duration;
 pub const LONG: Duration = Duration::from_secs(30);
 /// What was modified so long ago has its attributes remembered.
 const RACY: Duration = Duration::from_millis(2_100);
+const MOUNTS_OF_THE_AGED: usize = 12;
 /// How many operations a failure tells; all, with their requests, with `PAILFS_MODEL_TRACE`.
 const TRACE: usize = 60;
 
@@ -260,7 +261,7 @@ impl Simulation {
             random.pick(&lines).map(|line| line.to_vec()).unwrap_or_default()
         };
         let at = self.random.below(text.len() + 1);
-        let what = self.random.below(8);
+        let what = self.random.below(10);
         let damaged = match what {
             // Cut off, at any place.
             0 => text[..at].to_vec(),
@@ -282,6 +283,20 @@ impl Simulation {
             }
             5 => foreign,
             6 => Vec::new(),
+            // Text that still looks right, but for one digit of somebody's mode.
+            7 | 8 => {
+                let mut text = text.clone();
+                let is_mode = |window: &[u8]| window == b"\"m\":";
+                let mode = text[at..]
+                    .windows(4)
+                    .position(is_mode)
+                    .map_or(at, |found| at + found);
+                let mut digits = text[mode..].iter_mut().filter(|byte| byte.is_ascii_digit());
+                if let Some(digit) = digits.nth(self.random.below(5)) {
+                    *digit = b'0' + (*digit - b'0' + 1) % 10;
+                }
+                text
+            }
             _ => {
                 self.note(format!(
                     "{} is removed: {:?}",
@@ -299,10 +314,18 @@ impl Simulation {
         ));
     }
 
-    /// The store tells times in whole seconds, and what is young is not remembered: everything becomes older.
-    pub fn age(&mut self) {
+    /// The store tells times in whole seconds, and what is young is not remembered: everything becomes older, and is looked at
+    /// by mounts that know nothing else of it than what is on disk, and was harmed there.
+    pub fn age(&mut self, machine: usize) {
         self.note("time passes".to_owned());
         std::thread::sleep(RACY);
+        for _ in 0..MOUNTS_OF_THE_AGED {
+            self.unmount(machine);
+            self.compare_tree(machine);
+            for _ in 0..self.random.below(4) {
+                self.damage_attributes();
+            }
+        }
     }
 
     fn kill(&mut self, machine: usize) {

@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 
 crate::on_each_store!(
     an_unlinked_file_stays_readable,
+    a_large_file_is_read_and_written_on_after_another_took_its_name,
     a_replaced_file_stays_readable,
     what_is_too_large_to_keep_makes_no_newer_file_wait,
     where_the_bucket_keeps_versions_nothing_is_fetched,
@@ -56,6 +57,39 @@ fn an_unlinked_file_stays_readable(store: &Store) {
     mount.unmount();
     assert_eq!(store.bucket.keys(""), ["foreign"]);
     assert_eq!(store.bucket.get("foreign"), b"new");
+}
+
+/// More than the memory: most of it is only in parts of an upload when its name goes.
+fn a_large_file_is_read_and_written_on_after_another_took_its_name(store: &Store) {
+    for replaced in [false, true] {
+        let mount = store.mount().options("--memory 32M").start();
+        let path = mount.join("file");
+        let mut data = pattern(60_000_000, 1);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .expect("made");
+        file.write_all(&data).expect("written");
+        if replaced {
+            files::write(&mount.join("temporary"), b"new").expect("written");
+            fs::rename(mount.join("temporary"), &path).expect("replaced");
+        } else {
+            fs::remove_file(&path).expect("removed");
+            assert!(!path.exists());
+            files::write(&path, b"new").expect("written");
+        }
+        file.write_all_at(b"changed", 20_000_000).expect("written");
+        data[20_000_000..][..7].copy_from_slice(b"changed");
+        assert!(read_from_start(&mut file) == data, "replaced: {replaced}");
+        assert_eq!(fs::read(&path).expect("read"), b"new");
+        files::close(file).expect("a file without a name has nothing to commit");
+        mount.unmount();
+        assert_eq!(store.bucket.keys(""), ["file"], "replaced: {replaced}");
+        assert_eq!(store.bucket.text("file"), "new");
+        store.bucket.delete("file");
+    }
 }
 
 fn a_replaced_file_stays_readable(store: &Store) {
