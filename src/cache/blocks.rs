@@ -1,27 +1,37 @@
-//! Blocks of objects on disk, kept across mounts: one sparse file for each version of an object.
+//! Blocks of objects on disk, kept across mounts: a directory with a sparse file for each version of an object.
 //!
 //! Difficulties, and who solves them:
-//! 1. Never a byte of another version: each file says whose it is, and a file that says something else is not used
+//! 1. Never a byte of another version: each version says whose it is, and one that says something else is not used
 //!    ([`file`]).
 //! 2. A crash between writing a block and noting it, a disk that lost a write, a file that somebody damaged: each block
 //!    has a checksum, noted after the block was written; one that does not fit counts as absent ([`file`]).
-//! 3. Several mounts share the directory without talking to each other: what they write to one file is the same, and a
-//!    file that one removes stays readable for those who have it open ([`evict`]).
+//! 3. Several mounts share the directory without talking to each other, and may be killed at any time: what they write to one
+//!    file is the same, versions come and go as a whole ([`places`]), and one that is removed stays readable for those who have
+//!    it open ([`evict`]).
 //! 4. Reading everything once (a backup, a search) must not drive out what is used again and again: a version begins on
 //!    probation and stays only when it is opened again ([`evict`]).
 //! 5. Disk slower than network: reads wait for it during a small part of the time only, and a block that cannot be stored
 //!    then is not stored ([`BlockCache::slot`]).
 //! 6. A disk that does not answer at all: nothing is asked of it until it has answered what it was asked before
 //!    ([`BlockCache::ask`]).
+//! 7. The kernel may read a version's data without asking us, and so without checks: only a version that is all there and was
+//!    found right in this mount is given to it, and stays where it is meanwhile ([`BlockCache::whole`], [`checks`]).
 
+mod checks;
 mod evict;
 mod file;
+mod places;
+#[cfg(test)]
+mod tests;
 
 pub use evict::{Usage, clear, usage};
 pub use file::CachedFile;
 
 use crate::rt;
+use checks::{AllChecks, Pins};
+use std::collections::HashSet;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +53,8 @@ const SLOT_PATIENCE_PART: u32 = 20;
 const DISK_PATIENCE: Duration = Duration::from_secs(1);
 /// An object may take up to this part of the cache.
 const LARGEST_PART: u64 = 4;
+/// Shorter versions are never given away whole ([`BlockCache::whole`]): the kernel keeps their pages just as well.
+pub const WHOLE_FROM_BYTES: u64 = 1 << 20;
 /// The directory is looked through again when this part of the limit was written.
 const RESCAN_PART: u64 = 8;
 
@@ -71,6 +83,8 @@ pub struct BlockCache {
     late_answers: AtomicU32,
     damaged_blocks: AtomicU64,
     served_bytes: AtomicU64,
+    checks: AllChecks,
+    pins: Pins,
 }
 
 /// How long reads may still wait for the disk to take blocks.
@@ -106,8 +120,8 @@ impl BlockCache {
     /// # Errors
     /// When the directory cannot be made or read.
     pub fn open(directory: &Path, limit_bytes: u64, endpoint: &str) -> io::Result<Arc<Self>> {
-        evict::make_directories(directory)?;
-        let used_bytes = evict::evict(directory, limit_bytes)?;
+        places::make_directories(directory)?;
+        let used_bytes = evict::evict(directory, limit_bytes, &HashSet::new())?;
         Ok(Arc::new(Self {
             directory: directory.to_owned(),
             limit_bytes,
@@ -123,10 +137,12 @@ impl BlockCache {
             late_answers: AtomicU32::new(0),
             damaged_blocks: AtomicU64::new(0),
             served_bytes: AtomicU64::new(0),
+            checks: AllChecks::new(),
+            pins: Pins::default(),
         }))
     }
 
-    /// The file of a version; `None` for one that is not to be cached, or where the disk does not let us. Blocks.
+    /// The files of a version; `None` for one that is not to be cached, or where the disk does not let us. Blocks.
     #[must_use]
     pub fn file(
         self: &Arc<Self>,
@@ -140,12 +156,42 @@ impl BlockCache {
         }
         let identity = self.identity(bucket, key, etag, size_bytes);
         match CachedFile::open(&self.directory, &identity) {
-            Ok(file) => file,
+            Ok(file) => file.map(|file| self.checked(file)),
             Err(error) => {
                 tracing::debug!(%error, key, "the disk cache has no file for this object");
                 None
             }
         }
+    }
+
+    fn checked(&self, mut file: CachedFile) -> CachedFile {
+        if file.size_bytes() >= WHOLE_FROM_BYTES {
+            file.note_in(self.checks.of(&file));
+        }
+        file
+    }
+
+    /// The data of a version that is all there and was found right, block by block, in this mount: to be read by somebody who
+    /// does not check it. Eviction by this mount spares it meanwhile. `None` also for short versions, and where too much is
+    /// given away already. Blocks.
+    #[must_use]
+    pub fn whole(self: &Arc<Self>, bucket: &str, key: &str, etag: &str, size_bytes: u64) -> Option<Whole> {
+        if size_bytes < WHOLE_FROM_BYTES || !self.is_for(size_bytes) {
+            return None;
+        }
+        let identity = self.identity(bucket, key, etag, size_bytes);
+        let found = CachedFile::find(&self.directory, &identity).ok().flatten()?;
+        if !self.checks.of(&found).are_all_right() || !found.is_whole() {
+            return None;
+        }
+        if !self.pins.pin(found.name(), size_bytes, self.limit_bytes) {
+            return None;
+        }
+        found.has_been_used_again(&self.directory);
+        Some(Whole {
+            file: found,
+            cache: self.clone(),
+        })
     }
 
     /// True when every byte of the version is there. Blocks.
@@ -250,7 +296,7 @@ impl BlockCache {
             || written / (self.limit_bytes / RESCAN_PART).max(1)
                 != (written - bytes) / (self.limit_bytes / RESCAN_PART).max(1);
         if is_due && !self.is_evicting.swap(true, Ordering::AcqRel) {
-            match evict::evict(&self.directory, self.limit_bytes) {
+            match evict::evict(&self.directory, self.limit_bytes, &self.pins.names()) {
                 Ok(used_bytes) => self.used_bytes.store(used_bytes, Ordering::Relaxed),
                 Err(error) => tracing::warn!(%error, "the disk cache could not be looked through"),
             }
@@ -268,147 +314,22 @@ impl BlockCache {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::FileExt;
+/// A version that may be read without checks. While it lives, eviction by this mount leaves the version alone; whoever else
+/// removes it takes its name only.
+pub struct Whole {
+    file: CachedFile,
+    cache: Arc<BlockCache>,
+}
 
-    const ENDPOINT: &str = "http://store";
-
-    fn open(directory: &Path, limit_bytes: u64) -> Arc<BlockCache> {
-        BlockCache::open(directory, limit_bytes, ENDPOINT).expect("opened")
+/// The object's bytes, and no others.
+impl AsFd for Whole {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
+}
 
-    fn data(seed: usize, len: usize) -> Vec<u8> {
-        (0..len).map(|at| (at * 31 + at / 251 + seed) as u8).collect()
-    }
-
-    fn read(cache: &BlockCache, file: &CachedFile, offset: u64, len: usize) -> Option<Vec<u8>> {
-        let mut buffer = vec![0; len];
-        cache.read(file, offset, &mut buffer).then_some(buffer)
-    }
-
-    #[test]
-    fn what_was_stored_is_there_for_the_next_mount_and_for_others_at_the_same_time() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let len = 3 * BLOCK_BYTES as usize + 100;
-        let content = data(1, len);
-        let cache = open(directory.path(), 1 << 30);
-        let file = cache.file("b", "k", "e", len as u64).expect("a file");
-        assert_eq!(read(&cache, &file, 0, 10), None);
-        // Only whole blocks are kept, and the last one, which is short.
-        cache.store(&file, 10, &content[10..]);
-        assert_eq!(read(&cache, &file, 0, 20), None);
-        let from = BLOCK_BYTES as usize;
-        assert_eq!(
-            read(&cache, &file, BLOCK_BYTES, len - from).as_deref(),
-            Some(&content[from..])
-        );
-        assert!(!cache.has_all("b", "k", "e", len as u64));
-
-        let other = open(directory.path(), 1 << 30);
-        let same = other.file("b", "k", "e", len as u64).expect("a file");
-        other.store(&same, 0, &content[..from]);
-        assert_eq!(read(&cache, &file, 5, len - 5).as_deref(), Some(&content[5..]));
-        assert!(cache.has_all("b", "k", "e", len as u64));
-        assert_eq!(cache.counts().damaged_blocks, 0);
-    }
-
-    #[test]
-    fn every_part_of_the_identity_counts() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let cache = open(directory.path(), 1 << 30);
-        let file = cache.file("b", "k", "e", 5).expect("a file");
-        cache.store(&file, 0, b"hello");
-        assert!(cache.has_all("b", "k", "e", 5));
-        for (bucket, key, etag, size) in [
-            ("b2", "k", "e", 5),
-            ("b", "k2", "e", 5),
-            ("b", "k", "e2", 5),
-            ("b", "k", "e", 6),
-        ] {
-            assert!(!cache.has_all(bucket, key, etag, size));
-        }
-        let elsewhere = BlockCache::open(directory.path(), 1 << 30, "http://other").expect("opened");
-        assert!(!elsewhere.has_all("b", "k", "e", 5));
-    }
-
-    #[test]
-    fn a_file_that_is_not_what_its_name_says_is_not_used() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let cache = open(directory.path(), 1 << 30);
-        let one = cache.file("b", "one", "e", 5).expect("a file");
-        cache.store(&one, 0, b"hello");
-        let two = cache.file("b", "two", "e", 5).expect("a file");
-        cache.store(&two, 0, b"HELLO");
-        std::fs::copy(one.path(), two.path()).expect("copied");
-        drop(two);
-        assert!(!cache.has_all("b", "two", "e", 5));
-        let two = cache.file("b", "two", "e", 5);
-        assert!(two.is_none_or(|two| read(&cache, &two, 0, 5).is_none()));
-    }
-
-    #[test]
-    fn a_damaged_block_is_counted_and_can_be_stored_again() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let cache = open(directory.path(), 1 << 30);
-        let len = 2 * BLOCK_BYTES as usize;
-        let content = data(7, len);
-        let file = cache.file("b", "k", "e", len as u64).expect("a file");
-        cache.store(&file, 0, &content);
-        let on_disk = std::fs::File::options()
-            .write(true)
-            .open(file.path())
-            .expect("opened");
-        let end = on_disk.metadata().expect("there").len();
-        on_disk.write_at(b"x", end - 10).expect("damaged");
-        assert_eq!(read(&cache, &file, 0, 100).as_deref(), Some(&content[..100]));
-        assert_eq!(read(&cache, &file, 0, len), None);
-        assert_eq!(cache.counts().damaged_blocks, 1);
-        assert!(!file.is_whole());
-        // Now it is absent.
-        assert_eq!(read(&cache, &file, 0, len), None);
-        assert_eq!(cache.counts().damaged_blocks, 1);
-        cache.store(&file, 0, &content);
-        assert_eq!(read(&cache, &file, 0, len), Some(content));
-    }
-
-    #[test]
-    fn a_scan_does_not_drive_out_what_is_used_again() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let limit_bytes = 64 * BLOCK_BYTES;
-        let cache = open(directory.path(), limit_bytes);
-        let len = 4 * BLOCK_BYTES;
-        let fill = |key: &str| {
-            let file = cache.file("b", key, "e", len).expect("a file");
-            cache.store(&file, 0, &data(3, len as usize));
-        };
-        for used in 0..4 {
-            fill(&format!("used{used}"));
-            // Opened again, it is off probation.
-            assert!(cache.file("b", &format!("used{used}"), "e", len).is_some());
-        }
-        for scanned in 0..100 {
-            fill(&format!("scanned{scanned}"));
-            let usage = usage(directory.path()).expect("usage");
-            assert!(
-                usage.bytes <= limit_bytes + limit_bytes / RESCAN_PART + len,
-                "{usage:?}"
-            );
-        }
-        for used in 0..4 {
-            assert!(cache.has_all("b", &format!("used{used}"), "e", len), "used{used}");
-        }
-        assert!(usage(directory.path()).expect("usage").files > 8);
-        assert!(clear(directory.path()).expect("cleared").files > 8);
-        assert_eq!(usage(directory.path()).expect("usage").files, 0);
-    }
-
-    #[test]
-    fn what_is_too_large_for_the_cache_is_not_cached() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let cache = open(directory.path(), 1 << 20);
-        assert!(cache.file("b", "k", "e", (1 << 18) + 1).is_none());
-        assert!(cache.file("b", "k", "e", 0).is_none());
+impl Drop for Whole {
+    fn drop(&mut self) {
+        self.cache.pins.unpin(self.file.name());
     }
 }

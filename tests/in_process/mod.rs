@@ -327,7 +327,8 @@ impl Mount {
     /// The files of its cache on disk.
     pub fn cached_files(&self) -> Vec<PathBuf> {
         let blocks = self.state_dir.join(BLOCKS);
-        let places = ["kept", "probation"].map(|place| files_in(&blocks.join(place)));
-        places.concat()
+        let versions = ["kept", "probation"].map(|place| files_in(&blocks.join(place)));
+        let files_of = |version: PathBuf| ["data", "table"].map(|name| version.join(name));
+        versions.concat().into_iter().flat_map(files_of).collect()
     }
 }

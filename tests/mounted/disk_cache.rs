@@ -19,9 +19,9 @@ crate::on_the_embedded_store!(
     warming_clearing_and_showing,
 );
 
-const LEN: usize = 5 * (1 << 20) + 12_345;
+pub const LEN: usize = 5 * (1 << 20) + 12_345;
 
-fn data(seed: usize, len: usize) -> Vec<u8> {
+pub fn data(seed: usize, len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 + at / 251 + seed * 7) as u8).collect()
 }
 
@@ -29,13 +29,13 @@ fn start(store: &Store, place: &Arc<Place>) -> crate::support::mount::Mount {
     store.mount().at(place).options("--cache-size 64M").start()
 }
 
-/// Each file of the cache, waited for until it stops growing: what was read is stored in the background.
-fn files_of(place: &Place) -> Vec<PathBuf> {
+/// The data of each version in the cache.
+pub fn files_of(place: &Place) -> Vec<PathBuf> {
     let blocks = place.cache().join("blocks");
     ["kept", "probation"]
         .iter()
         .flat_map(|part| fs::read_dir(blocks.join(part)).expect("a directory of the cache"))
-        .map(|entry| entry.expect("an entry").path())
+        .map(|entry| entry.expect("an entry").path().join("data"))
         .collect()
 }
 

@@ -168,7 +168,7 @@ impl Lease {
         let paths = ["kept", "probation"]
             .iter()
             .flat_map(|place| std::fs::read_dir(directory.join(place)).expect("a directory"))
-            .map(|entry| entry.expect("an entry").path())
+            .map(|entry| entry.expect("an entry").path().join("data"))
             .collect::<Vec<_>>();
         let [path] = &paths[..] else { panic!("{paths:?}") };
         // SAFETY: no handler is installed; the kernel's news of a broken lease would end the process.

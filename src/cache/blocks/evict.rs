@@ -2,16 +2,18 @@
 //!
 //! Versions that were opened once are on probation. While those take more than a fifth of the limit, the one that was
 //! used longest ago goes first; then the kept ones go, in the same order. So a scan drives out what was scanned before it.
-//! Another process may do the same at the same time: a file that is gone is no error.
+//! Another process may do the same at the same time: a version that is gone is no error. What is in use in a way that keeps
+//! its room taken stays. Files of an older layout always go: nobody can use them.
 
-use super::file::{KEPT, PROBATION};
-use std::fs::{DirBuilder, Metadata};
+use super::places::{self, DATA, KEPT, PROBATION, TABLE};
+use std::collections::HashSet;
+use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Files on probation are spared while they take no more than this part of the limit.
+/// Versions on probation are spared while they take no more than this part of the limit.
 const PROBATION_PART: u64 = 5;
 /// So much of the limit is made free at once, so that not every store has to.
 const FREED_PART: u64 = 16;
@@ -29,19 +31,17 @@ pub struct Usage {
 
 struct Entry {
     path: PathBuf,
-    is_kept: bool,
+    place: Place,
     bytes: u64,
     used_at: SystemTime,
 }
 
-pub(super) fn make_directories(directory: &Path) -> io::Result<()> {
-    for place in [KEPT, PROBATION] {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory.join(place))?;
-    }
-    Ok(())
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// A file instead of a directory.
+    OlderLayout,
+    Probation,
+    Kept,
 }
 
 /// Looks the cache through. Blocks.
@@ -58,21 +58,37 @@ pub fn usage(directory: &Path) -> io::Result<Usage> {
 /// When something cannot be read or removed.
 pub fn clear(directory: &Path) -> io::Result<Usage> {
     let entries = entries(directory)?;
-    for entry in &entries {
-        remove(&entry.path)?;
+    if !entries.is_empty() {
+        // An older layout has not all of them.
+        places::make_directories(directory)?;
     }
+    for entry in &entries {
+        places::leave(directory, &entry.path)?;
+    }
+    places::sweep(directory)?;
     Ok(sum(&entries))
 }
 
-/// Makes room when there is more than `limit_bytes`; how much is left then.
-pub(super) fn evict(directory: &Path, limit_bytes: u64) -> io::Result<u64> {
+/// Makes room when there is more than `limit_bytes`; how much is left then. `spared` are names of versions.
+pub(super) fn evict(directory: &Path, limit_bytes: u64, spared: &HashSet<String>) -> io::Result<u64> {
+    places::sweep(directory)?;
     let mut entries = entries(directory)?;
     let mut used = sum(&entries);
+    entries.sort_by_key(|entry| (entry.place, entry.used_at));
+    let (older_layout, entries): (Vec<Entry>, Vec<Entry>) = entries
+        .into_iter()
+        .partition(|entry| entry.place == Place::OlderLayout);
+    for entry in older_layout {
+        places::leave(directory, &entry.path)?;
+        used.bytes -= entry.bytes;
+    }
     if used.bytes <= limit_bytes {
         return Ok(used.bytes);
     }
-    entries.sort_by_key(|entry| (entry.is_kept, entry.used_at));
-    let (kept, probation): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|entry| entry.is_kept);
+    let (kept, probation): (Vec<Entry>, Vec<Entry>) = entries
+        .into_iter()
+        .filter(|entry| !is_spared(entry, spared))
+        .partition(|entry| entry.place == Place::Kept);
     let (mut kept, mut probation) = (kept.into_iter(), probation.into_iter());
     let target_bytes = limit_bytes - limit_bytes / FREED_PART;
     while used.bytes > target_bytes {
@@ -83,40 +99,39 @@ pub(super) fn evict(directory: &Path, limit_bytes: u64) -> io::Result<u64> {
             kept.next().or_else(|| probation.next())
         };
         let Some(entry) = first else { break };
-        remove(&entry.path)?;
+        places::leave(directory, &entry.path)?;
         used.bytes -= entry.bytes;
-        if entry.is_kept {
+        if entry.place == Place::Kept {
             used.kept_bytes -= entry.bytes;
         }
     }
     Ok(used.bytes)
 }
 
+fn is_spared(entry: &Entry, spared: &HashSet<String>) -> bool {
+    let name = entry.path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| spared.contains(name))
+}
+
 fn sum(entries: &[Entry]) -> Usage {
     entries.iter().fold(Usage::default(), |sum, entry| Usage {
         files: sum.files + 1,
         bytes: sum.bytes + entry.bytes,
-        kept_bytes: sum.kept_bytes + if entry.is_kept { entry.bytes } else { 0 },
+        kept_bytes: sum.kept_bytes
+            + if entry.place == Place::Kept {
+                entry.bytes
+            } else {
+                0
+            },
     })
 }
 
 fn entries(directory: &Path) -> io::Result<Vec<Entry>> {
     let mut found = Vec::new();
-    for (place, is_kept) in [(KEPT, true), (PROBATION, false)] {
-        let listed = match std::fs::read_dir(directory.join(place)) {
-            Ok(listed) => listed,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        for entry in listed {
-            let entry = entry?;
-            match entry.metadata() {
-                Ok(metadata) => found.push(Entry {
-                    path: entry.path(),
-                    is_kept,
-                    bytes: on_disk_bytes(&metadata),
-                    used_at: metadata.modified()?,
-                }),
+    for (name, place) in [(KEPT, Place::Kept), (PROBATION, Place::Probation)] {
+        for path in places::below(&directory.join(name))? {
+            match entry(path, place) {
+                Ok(entry) => found.push(entry),
                 // Gone meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -126,13 +141,35 @@ fn entries(directory: &Path) -> io::Result<Vec<Entry>> {
     Ok(found)
 }
 
-fn on_disk_bytes(metadata: &Metadata) -> u64 {
-    metadata.blocks() * STAT_BLOCK_BYTES
+fn entry(path: PathBuf, place: Place) -> io::Result<Entry> {
+    let own = std::fs::symlink_metadata(&path)?;
+    if !own.is_dir() {
+        return Ok(Entry {
+            path,
+            place: Place::OlderLayout,
+            bytes: on_disk_bytes(&own),
+            used_at: SystemTime::UNIX_EPOCH,
+        });
+    }
+    let (mut bytes, mut used_at) = (on_disk_bytes(&own), SystemTime::UNIX_EPOCH);
+    for name in [DATA, TABLE] {
+        // What lacks one of them is of no use, and goes first.
+        let Ok(metadata) = std::fs::symlink_metadata(path.join(name)) else {
+            continue;
+        };
+        bytes += on_disk_bytes(&metadata);
+        if name == DATA {
+            used_at = metadata.modified()?;
+        }
+    }
+    Ok(Entry {
+        path,
+        place,
+        bytes,
+        used_at,
+    })
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+fn on_disk_bytes(metadata: &Metadata) -> u64 {
+    metadata.blocks() * STAT_BLOCK_BYTES
 }
