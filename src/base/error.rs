@@ -51,6 +51,8 @@ pub enum ErrorKind {
     Stale,
     /// The path keeps changing under a conditional operation.
     Busy,
+    /// Programs read the file in a way that no change of it would be seen in.
+    InUse,
     ReadOnly,
     /// The operation is not possible on this filesystem for anybody (hard links, creating buckets unasked).
     NotPermitted,
@@ -207,6 +209,7 @@ impl Error {
             ErrorKind::PreconditionFailed | ErrorKind::Stale => libc::ESTALE,
             ErrorKind::Denied => libc::EACCES,
             ErrorKind::Throttled | ErrorKind::Busy => libc::EBUSY,
+            ErrorKind::InUse => libc::ETXTBSY,
             ErrorKind::TimedOut => libc::ETIMEDOUT,
             // What the caller must do is look; what the program is told is why.
             ErrorKind::Ambiguous if self.0.is_after_silence => libc::ETIMEDOUT,

@@ -154,6 +154,17 @@ pub struct Access {
     pub default_permissions: bool,
 }
 
+/// Which files the kernel may read in the disk cache by itself (`--passthrough`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Passthrough {
+    /// Those that cannot be changed through the mount.
+    #[default]
+    Auto,
+    /// All; those that are being read cannot be changed meanwhile.
+    Always,
+    Never,
+}
+
 /// One mount, complete and valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountConfig {
@@ -192,6 +203,7 @@ pub struct MountConfig {
     pub keep_open_limit_bytes: u64,
     /// The most that file contents may take in `cache_dir`; `None`: they are not kept there.
     pub cache_size_bytes: Option<u64>,
+    pub passthrough: Passthrough,
     /// What mount tables show as the source, and after `fuse.` as the type. No commas in either.
     pub fsname: String,
     pub subtype: String,

@@ -8,7 +8,7 @@
 //!    `pailfs SOURCE DIR -o OPTIONS`: [`normalise`] makes both `pailfs mount …` before clap sees them.
 
 use crate::base::attributes::MetadataFormat;
-use crate::base::mount_config::{AttributesMode, MetadataTtl, OnConflict, PathStyle};
+use crate::base::mount_config::{AttributesMode, MetadataTtl, OnConflict, Passthrough, PathStyle};
 use crate::base::prices::RequestPrices;
 use crate::cli::bucket::args::{
     BucketsArgs, CatArgs, GetArgs, LsArgs, PutArgs, RmArgs, UndeleteArgs, UrlArgs, VersionsArgs,
@@ -251,6 +251,11 @@ pub struct MountArgs {
     /// [default: 0, none]
     #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes, help_heading = "Local files")]
     pub cache_size: Option<u64>,
+    /// Whether the kernel reads large files that are wholly in that cache by itself, as fast as local ones; needs root. "auto"
+    /// does so with files that cannot be changed through the mount: all of a --read-only mount, and old versions. "always" does
+    /// so with all; a file that is being read cannot be changed meanwhile (ETXTBSY), but replaced [default: auto]
+    #[arg(long, value_name = "WHEN", value_enum, help_heading = "Local files")]
+    pub passthrough: Option<PassthroughArg>,
 
     /// Name that mount tables show as the source [default: the source]
     #[arg(long, value_name = "NAME", help_heading = "Mount table")]
@@ -434,6 +439,23 @@ pub enum OnConflictArg {
     Copy,
     Fail,
     Overwrite,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PassthroughArg {
+    Auto,
+    Always,
+    Never,
+}
+
+impl From<PassthroughArg> for Passthrough {
+    fn from(arg: PassthroughArg) -> Self {
+        match arg {
+            PassthroughArg::Auto => Self::Auto,
+            PassthroughArg::Always => Self::Always,
+            PassthroughArg::Never => Self::Never,
+        }
+    }
 }
 
 impl From<OnConflictArg> for OnConflict {

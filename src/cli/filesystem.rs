@@ -25,6 +25,7 @@ use crate::telemetry::Metrics;
 use crate::tree::{Tree, TreeSettings, notifications};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -272,6 +273,7 @@ fn fs_settings(config: &MountConfig) -> FsSettings {
         metadata_format: config.metadata_format,
         list_virtual_xattrs: config.list_virtual_xattrs,
         presigned_url_lifetime: config.presigned_url_lifetime,
+        passthrough: config.passthrough,
     }
 }
 
@@ -327,10 +329,11 @@ impl Mounted {
         if let Some(cache) = &self.disk_cache {
             let counts = cache.counts();
             tracing::info!(
-                "disk cache of this mount: served_bytes={} stored_bytes={} damaged_blocks={}",
+                "disk cache of this mount: served_bytes={} stored_bytes={} damaged_blocks={} passthrough_opens={}",
                 counts.served_bytes,
                 counts.stored_bytes,
-                counts.damaged_blocks
+                counts.damaged_blocks,
+                self.client.metrics().passthrough_opens.load(Ordering::Relaxed)
             );
         }
     }

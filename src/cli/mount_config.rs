@@ -107,6 +107,7 @@ pub fn resolve(
         spool_size_bytes: args.spool_size,
         keep_open_limit_bytes: args.keep_open_limit.unwrap_or(DEFAULT_KEEP_OPEN_LIMIT_BYTES),
         cache_size_bytes: cache_size(args.cache_size)?,
+        passthrough: args.passthrough.map(Into::into).unwrap_or_default(),
         fsname,
         subtype,
         kernel_flags: safe_kernel_flags(kernel_flags),

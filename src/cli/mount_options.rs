@@ -117,6 +117,7 @@ fn apply_value(name: &str, value: &str, args: &mut MountArgs) -> Result<(), Stri
         "spool_size" => args.spool_size = Some(parse_size_bytes(value)?),
         "keep_open_limit" => args.keep_open_limit = Some(parse_size_bytes(value)?),
         "cache_size" => args.cache_size = Some(parse_size_bytes(value)?),
+        "passthrough" => args.passthrough = Some(parse_word(value)?),
         "cache_dir" => args.cache_dir = Some(value.into()),
         "log_level" => args.log.log_level = text(),
         "log_file" => args.log.log_file = Some(value.into()),
@@ -262,6 +263,7 @@ fn merge(args: &mut MountArgs, other: MountArgs) {
     fill(&mut args.spool_size, other.spool_size);
     fill(&mut args.keep_open_limit, other.keep_open_limit);
     fill(&mut args.cache_size, other.cache_size);
+    fill(&mut args.passthrough, other.passthrough);
     fill(&mut args.log.log_level, other.log.log_level);
     fill(&mut args.log.log_file, other.log.log_file);
     fill(&mut args.fsname, other.fsname);

@@ -8,8 +8,8 @@
 //!    what was set for the life of the mount.
 
 use super::Fs;
+use super::contents::OpenFile;
 use super::edits::{Edit, edit_content};
-use super::open::OpenFile;
 use crate::base::attributes::{Attributes, TRANSACTION};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::{Condition, ETag, ObjectHeaders, ObjectId, Version};
@@ -268,6 +268,7 @@ impl Fs {
             return self.watched(ino, &handle.open, truncating).await;
         }
         let open = self.content_of(&node).await?;
+        let _changing = self.changing(&open).await?;
         self.watched(ino, &open, open.file.truncate(size_bytes)).await?;
         if open.handles.load(Ordering::SeqCst) > 0 && open.file.is_dirty() && node.local {
             // Whoever is writing it commits it.

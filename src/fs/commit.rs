@@ -1,6 +1,7 @@
 //! Bringing content into the bucket: flush, fsync, and what is tried again.
 
-use super::open::{FileHandle, OpenFile};
+use super::contents::OpenFile;
+use super::open::FileHandle;
 use super::{Fs, lock};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::object::file::{Committed, Later, Owner, Way};

@@ -11,7 +11,7 @@
 //! 5. Locks: `deferred_delete` of all files that are concerned, in the order of their inode numbers. Who comes because its
 //!    version is copied from, so from within another one's commit, waits for none of them.
 
-use super::open::OpenFile;
+use super::contents::OpenFile;
 use super::unlinked::{Deferred, Unlinked};
 use super::{Fs, lock};
 use crate::base::error::{Error, ErrorKind, Result};

@@ -10,7 +10,7 @@
 //! 5. Many files at once (`chmod -R`): beyond [`MAX_WAITING`] whoever makes a change waits for it.
 
 use super::attr::Change;
-use super::open::OpenFile;
+use super::contents::OpenFile;
 use super::{Fs, lock};
 use crate::base::attributes::Attributes;
 use crate::base::attributes::xattrs::Xattrs;

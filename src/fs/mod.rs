@@ -1,22 +1,25 @@
 //! What POSIX means here: one async method per operation, one file per family.
 //!
 //! Difficulties, and who solves them:
-//! 1. Open handles share one content per inode, clean or dirty ([`open`]).
+//! 1. Open handles share one content per inode, clean or dirty ([`open`], [`contents`]).
 //! 2. `close` and `fsync` tell the truth about the bucket; what could not be sent is tried again ([`commit`]).
 //! 3. Unlinked and replaced files stay readable through their handles ([`names`], [`rename`]), and what is theirs goes from
 //!    the bucket in the end, nothing else ([`unlinked`]), also when something else takes the name before ([`displacing`]).
 //! 4. Attributes live in the object, and changing them is a conditional copy ([`attr`]), made once for several
 //!    changes ([`edits`]). User xattrs too ([`xattr`]).
-//! 5. Nothing unsent is left behind unsaid when the mount ends ([`shutdown`]).
+//! 5. The kernel reads what is on disk by itself where nobody would notice but by the speed ([`passthrough`]).
+//! 6. Nothing unsent is left behind unsaid when the mount ends ([`shutdown`]).
 
 pub mod attr;
 pub mod commit;
+pub mod contents;
 mod displacing;
 mod edits;
 mod gates;
 pub mod io;
 pub mod names;
 pub mod open;
+mod passthrough;
 pub mod readdir;
 pub mod rename;
 pub mod shutdown;
@@ -26,6 +29,7 @@ pub mod xattr;
 
 use crate::base::attributes::MetadataFormat;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::mount_config::Passthrough;
 use crate::object::file::FileContext;
 use crate::rt;
 use crate::spool::{Intent, RecordId, Spool};
@@ -34,7 +38,8 @@ use crate::tree::Tree;
 use crate::tree::moves::Move;
 use crate::tree::node::DirectoryPlace;
 pub use crate::tree::node::{Ino, Kind, Node};
-use open::{FileHandle, OpenFile};
+use contents::OpenFile;
+use open::FileHandle;
 use readdir::DirectoryHandle;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,6 +66,7 @@ pub struct FsSettings {
     pub list_virtual_xattrs: bool,
     /// Of `user.s3.presigned-url`.
     pub presigned_url_lifetime: Duration,
+    pub passthrough: Passthrough,
 }
 
 /// Who asks.
@@ -91,6 +97,7 @@ pub struct Fs {
     pub(crate) edits: edits::Edits,
     pub(crate) gates: gates::Gates,
     withheld: displacing::Withheld,
+    kernel_side: passthrough::KernelSide,
 }
 
 #[derive(Clone)]
@@ -121,6 +128,7 @@ impl Fs {
             edits: edits::Edits::default(),
             gates: gates::Gates::default(),
             withheld: displacing::Withheld::default(),
+            kernel_side: passthrough::KernelSide::default(),
         })
     }
 

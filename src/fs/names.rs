@@ -2,8 +2,8 @@
 //!
 //! `mkdir`, `symlink` and `mknod` are decided by the bucket before they return.
 
+use super::contents::OpenFile;
 use super::displacing::displaced;
-use super::open::OpenFile;
 use super::{Caller, Fs, lock};
 use crate::base::attributes::{Attributes, MetadataFormat};
 use crate::base::error::{Error, ErrorKind, Result};

@@ -6,18 +6,19 @@
 //! 2. When that look finds another version than the kernel believes in, the kernel must look again: `Stale` makes it
 //!    do so (`do_filp_open` in the kernel's `fs/namei.c` walks again with LOOKUP_REVAL). If the object changes faster
 //!    than that, the second open reads around the page cache, so that no size or page of two versions mix.
-//! 3. All handles of an inode share one content.
+//! 3. All handles of an inode share one content ([`super::contents`]), and the kernel's way to it ([`super::passthrough`]).
 //! 4. What takes a file's name away keeps what its handles need, and must know of all of them: it waits for opens that are
 //!    on their way, and opens that come meanwhile wait for it, to find the name's new file ([`super::gates`]).
 
-use super::unlinked::Deferred;
+use super::contents::{Claim, OpenFile};
+use super::passthrough::{Backing, Ordinary, Way};
 use super::{Caller, Fs, Handle};
 use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::limits::{KIB, MIB};
 use crate::base::names::{self, FileRule};
 use crate::base::object::{ByteRange, ETag, ObjectHeaders, ObjectId, Version};
-use crate::object::file::{Creation, File, Hold};
+use crate::object::file::{Creation, File};
 use crate::object::reader::{ReadStream, Reader};
 use crate::rt;
 use crate::s3::GetReply;
@@ -25,9 +26,8 @@ use crate::s3::types::GetRequest;
 use crate::tree::freshness::Freshness;
 use crate::tree::node::{DirectoryPlace, Ino, Kind, Node};
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Objects up to this size come whole with the first request.
 const WHOLE_BYTES: u64 = MIB;
@@ -36,99 +36,6 @@ const FIRST_BYTES: u64 = 128 * KIB;
 
 /// How often the beginning of an object is asked for, when the answers do not fit.
 const MAX_GETS: u32 = 3;
-
-/// The content of one inode, shared by its handles.
-pub struct OpenFile {
-    pub file: Arc<File>,
-    pub handles: AtomicU32,
-    /// Operations that work with it without a handle ([`Claim`]).
-    users: AtomicU32,
-    /// Signalled when the last handle is closed.
-    pub closed: tokio::sync::Notify,
-    /// Held by whatever changes the object: commits, renames, unlinks, attribute changes.
-    pub change: tokio::sync::Mutex<()>,
-    /// The object was unlinked while handles have it open; it is deleted with the last of them. Locked while that is
-    /// done and while something else takes the name: equal bytes have equal ETags, so a condition cannot tell which came
-    /// first. Of several: [`super::displacing`].
-    pub deferred_delete: Arc<tokio::sync::Mutex<Option<Deferred>>>,
-    /// What was written here lost against somebody else's version: every writer is told.
-    pub lost: Mutex<Option<Error>>,
-}
-
-impl OpenFile {
-    /// Waits until no handle is open, at most `limit`.
-    pub(crate) async fn wait_closed(&self, limit: Duration) {
-        let closed = self.closed.notified();
-        tokio::pin!(closed);
-        closed.as_mut().enable();
-        if self.handles.load(Ordering::Acquire) > 0 {
-            // Still open after all: the caller looks at the count.
-            let _ = rt::timeout(limit, closed).await;
-        }
-    }
-
-    pub(crate) fn new(file: Arc<File>) -> Arc<Self> {
-        Arc::new(Self {
-            file,
-            handles: AtomicU32::new(0),
-            closed: tokio::sync::Notify::new(),
-            change: tokio::sync::Mutex::new(()),
-            users: AtomicU32::new(0),
-            deferred_delete: Arc::default(),
-            lost: Mutex::new(None),
-        })
-    }
-
-    /// True while a handle or an operation needs it.
-    pub(crate) fn is_in_use(&self) -> bool {
-        self.handles.load(Ordering::SeqCst) > 0 || self.users.load(Ordering::SeqCst) > 0
-    }
-}
-
-/// While one of these lives the content stays the inode's content, so that whoever opens the inode shares it.
-pub(crate) struct Claim {
-    fs: Arc<Fs>,
-    ino: Ino,
-    open: Arc<OpenFile>,
-}
-
-impl std::ops::Deref for Claim {
-    type Target = Arc<OpenFile>;
-
-    fn deref(&self) -> &Arc<OpenFile> {
-        &self.open
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.open.users.fetch_sub(1, Ordering::SeqCst);
-        // Without a runtime the mount is over.
-        if !self.open.is_in_use() && rt::Handle::try_current().is_ok() {
-            self.fs.unused_content(self.ino, &self.open);
-        }
-    }
-}
-
-/// A claim that may be given up while locks of files are held. Contents have these, and the filesystem has the contents:
-/// it would own itself, and never go.
-struct HeldClaim {
-    fs: Weak<Fs>,
-    ino: Ino,
-    /// Counted among its users.
-    open: Option<Arc<OpenFile>>,
-}
-
-impl Drop for HeldClaim {
-    fn drop(&mut self) {
-        let Some(open) = self.open.take() else { return };
-        // Without a runtime the mount is over.
-        if rt::Handle::try_current().is_ok() {
-            let (fs, ino) = (self.fs.clone(), self.ino);
-            rt::spawn(async move { drop(fs.upgrade().map(|fs| Claim { fs, ino, open })) });
-        }
-    }
-}
 
 pub struct FileHandle {
     pub ino: Ino,
@@ -143,6 +50,8 @@ pub struct FileHandle {
     /// What the inode's pages are of once the kernel has heard of this open, which it has when it names the handle.
     pub pages_of: Option<ETag>,
     pub is_heard_of: AtomicBool,
+    /// Held until the handle is closed.
+    _way: Way,
     /// Its open has made the file: closing it means that the file is in the bucket, even if it only reads.
     pub created: bool,
     /// This handle has written: errors of background commits are its to hear.
@@ -150,7 +59,7 @@ pub struct FileHandle {
 }
 
 /// What the kernel is told about an open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     pub handle: u64,
     /// The kernel's pages of this inode are of this version.
@@ -159,6 +68,26 @@ pub struct Opened {
     pub direct_io: bool,
     /// Closing it has nothing to wait for.
     pub no_flush: bool,
+    /// What the kernel is to read by itself ([`Fs::kernel_backing`]).
+    pub backing: Option<Arc<Backing>>,
+}
+
+/// How an open is answered.
+struct Answer {
+    keep_cache: bool,
+    direct_io: bool,
+    way: Way,
+}
+
+impl Answer {
+    /// The kernel drops its pages and has new ones from then on.
+    fn new(way: Way) -> Self {
+        Self {
+            keep_cache: false,
+            direct_io: false,
+            way,
+        }
+    }
 }
 
 impl Fs {
@@ -187,22 +116,28 @@ impl Fs {
             return Err(stale(&node));
         }
         if flags & libc::O_TRUNC != 0 {
-            let open = self.open_truncated(&node).await?;
-            return Ok(self.add_file_handle(ino, &open, flags, false, false));
+            let (open, changing) = self.open_truncated(&node).await?;
+            let way = Way::Ordinary(changing);
+            return Ok(self.add_file_handle(ino, &open, flags, Answer::new(way)));
         }
-        if let Some(open) = self.claim(ino) {
-            if !self.is_newest(&node, &open).await? {
-                return Err(stale(&node));
-            }
-            let keep = self.keeps_pages(&node);
-            return Ok(self.add_file_handle(ino, &open, flags, keep, false));
-        }
-        if node.gone {
-            return Err(stale(&node));
-        }
-        let (open, direct_io) = self.open_from_bucket(&node).await?;
-        let keep = !direct_io && self.keeps_pages(&node);
-        Ok(self.add_file_handle(ino, &open, flags, keep, direct_io))
+        let (open, direct_io) = match self.claim(ino) {
+            Some(open) if self.is_newest(&node, &open).await? => (open, false),
+            None if !node.gone => self.open_from_bucket(&node).await?,
+            Some(_) | None => return Err(stale(&node)),
+        };
+        let way = if writes {
+            Way::Ordinary(self.changing(&open).await?)
+        } else {
+            // The other handles' way, whatever this one would like.
+            let candidate = self.backing_for(ino, &open).await;
+            open.way_to_read(candidate.filter(|_| !direct_io))
+        };
+        let answer = Answer {
+            keep_cache: !direct_io && way.backing().is_none() && self.keeps_pages(&node),
+            direct_io,
+            way,
+        };
+        Ok(self.add_file_handle(ino, &open, flags, answer))
     }
 
     /// Whether an operation that begins now may work with a content that is open already.
@@ -381,13 +316,14 @@ impl Fs {
         Ok(self.share(node.ino, file))
     }
 
-    async fn open_truncated(self: &Arc<Self>, node: &Node) -> Result<Claim> {
+    async fn open_truncated(self: &Arc<Self>, node: &Node) -> Result<(Claim, Ordinary)> {
         if let Some(open) = self.claim(node.ino) {
             if !self.is_newest(node, &open).await? {
                 return Err(stale(node));
             }
+            let changing = self.changing(&open).await?;
             open.file.empty().await?;
-            return Ok(open);
+            return Ok((open, changing));
         }
         if node.gone {
             return Err(stale(node));
@@ -416,80 +352,24 @@ impl Fs {
             ..node.attributes
         };
         let file = File::truncating(&self.context, id, version, headers, attributes);
-        Ok(self.share(node.ino, file))
+        let open = self.share(node.ino, file);
+        let changing = self.changing(&open).await?;
+        Ok((open, changing))
     }
 
-    /// Registers a content, unless another open was faster. The inode lives as long as it has a content.
-    pub(crate) fn share(self: &Arc<Self>, ino: Ino, file: Arc<File>) -> Claim {
-        let mut files = self.files();
-        let open = files.entry(ino).or_insert_with(|| {
-            self.tree.pin(ino);
-            file.belongs_to(Arc::new(super::commit::Commits::of(self, ino)));
-            OpenFile::new(file)
-        });
-        self.claim_of(ino, open)
-    }
-
-    /// The content of an inode that has one.
-    pub(crate) fn claim(self: &Arc<Self>, ino: Ino) -> Option<Claim> {
-        let files = self.files();
-        files.get(&ino).map(|open| self.claim_of(ino, open))
-    }
-
-    /// Keeps the content of an inode, and the object that it is of, until nobody copies from it any more.
-    pub(crate) fn hold(self: &Arc<Self>, ino: Ino) -> Hold {
-        let files = self.files();
-        let open = files.get(&ino).cloned();
-        if let Some(open) = &open {
-            open.users.fetch_add(1, Ordering::SeqCst);
-        }
-        Arc::new(HeldClaim {
-            fs: Arc::downgrade(self),
-            ino,
-            open,
-        })
-    }
-
-    /// By holders of the lock on all contents.
-    fn claim_of(self: &Arc<Self>, ino: Ino, open: &Arc<OpenFile>) -> Claim {
-        open.users.fetch_add(1, Ordering::SeqCst);
-        Claim {
-            fs: self.clone(),
-            ino,
-            open: open.clone(),
-        }
-    }
-
-    /// Nobody has the content open, and no operation works with it.
-    fn unused_content(self: &Arc<Self>, ino: Ino, open: &Arc<OpenFile>) {
-        if self.tree.node(ino).is_ok_and(|node| node.unlinked) {
-            let (fs, open) = (self.clone(), open.clone());
-            rt::spawn(async move { fs.last_close(ino, &open).await });
-        } else if open.file.is_dirty() {
-            self.commit_later(ino);
-        } else {
-            self.forget_content(ino, open);
-        }
-    }
-
-    fn add_file_handle(
-        &self,
-        ino: Ino,
-        open: &Claim,
-        flags: i32,
-        keep_cache: bool,
-        direct_io: bool,
-    ) -> Opened {
-        let no_flush = flags & libc::O_ACCMODE == libc::O_RDONLY;
-        let direct_io = direct_io || is_for_appending(flags);
-        let has_pages = !direct_io && flags & libc::O_TRUNC == 0;
+    fn add_file_handle(&self, ino: Ino, open: &Claim, flags: i32, answer: Answer) -> Opened {
+        let direct_io = answer.direct_io || is_for_appending(flags);
+        let backing = answer.way.backing().cloned();
+        let has_pages = !direct_io && backing.is_none() && flags & libc::O_TRUNC == 0;
         let version = self.tree.node(ino).ok().and_then(|node| node.version);
         let pages_of = version.filter(|_| has_pages).map(|version| version.etag);
+        let answer = Answer { direct_io, ..answer };
         Opened {
-            handle: self.new_file_handle(ino, open, flags, false, direct_io, pages_of),
-            keep_cache,
+            keep_cache: answer.keep_cache,
             direct_io,
-            no_flush,
+            no_flush: flags & libc::O_ACCMODE == libc::O_RDONLY,
+            backing,
+            handle: self.new_file_handle(ino, open, flags, false, pages_of, answer),
         }
     }
 
@@ -499,8 +379,8 @@ impl Fs {
         open: &Claim,
         flags: i32,
         created: bool,
-        direct_io: bool,
         pages_of: Option<ETag>,
+        answer: Answer,
     ) -> u64 {
         let access = flags & libc::O_ACCMODE;
         open.handles.fetch_add(1, Ordering::SeqCst);
@@ -512,9 +392,10 @@ impl Fs {
             readable: access != libc::O_WRONLY,
             writable: access != libc::O_RDONLY,
             flags,
-            direct_io,
+            direct_io: answer.direct_io,
             pages_of,
             is_heard_of: AtomicBool::new(false),
+            _way: answer.way,
             created,
             wrote: AtomicBool::new(false),
         };
@@ -554,7 +435,11 @@ impl Fs {
         self.tree.count_lookup(node.ino);
         let open = self.share(node.ino, file);
         let direct_io = is_for_appending(flags);
-        let handle = self.new_file_handle(node.ino, &open, flags, true, direct_io, None);
+        let answer = Answer {
+            direct_io,
+            ..Answer::new(Way::Ordinary(Ordinary::of(&open)))
+        };
+        let handle = self.new_file_handle(node.ino, &open, flags, true, None, answer);
         self.touch_directory(&directory);
         Ok((
             node,
@@ -563,6 +448,7 @@ impl Fs {
                 keep_cache: false,
                 direct_io,
                 no_flush: false,
+                backing: None,
             },
         ))
     }
@@ -635,28 +521,6 @@ impl Fs {
             }
         }
         self.tree.unpin(ino);
-    }
-
-    async fn last_close(self: &Arc<Self>, ino: Ino, open: &Arc<OpenFile>) {
-        let unlinked = self.tree.node(ino).is_ok_and(|node| node.unlinked);
-        if unlinked {
-            self.close_unlinked(ino, open).await;
-        } else if open.file.is_dirty() {
-            self.commit_later(ino);
-        } else {
-            self.forget_content(ino, open);
-        }
-    }
-
-    /// Drops the content if nobody came back to it meanwhile.
-    pub(crate) fn forget_content(&self, ino: Ino, open: &Arc<OpenFile>) {
-        let unlinked = self.tree.node(ino).is_ok_and(|node| node.unlinked);
-        let mut files = self.files();
-        let same = files.get(&ino).is_some_and(|current| Arc::ptr_eq(current, open));
-        if same && !open.is_in_use() && (unlinked || !open.file.is_dirty()) {
-            files.remove(&ino);
-            self.tree.unpin(ino);
-        }
     }
 }
 

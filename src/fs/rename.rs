@@ -10,9 +10,9 @@
 
 use super::Fs;
 use super::attr::known_headers;
+use super::contents::OpenFile;
 use super::displacing::displaced;
 use super::edits::Turn;
-use super::open::OpenFile;
 use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::names;

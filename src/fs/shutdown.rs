@@ -1,6 +1,6 @@
 //! The beginning and the end of a mount: what a former one left behind, and what this one must not.
 
-use super::open::OpenFile;
+use super::contents::OpenFile;
 use super::unlinked::Unlinked;
 use super::{Fs, lock};
 use crate::base::attributes::{Attributes, MetadataFormat};

@@ -10,7 +10,7 @@
 
 use super::Fs;
 use super::commit::{FIRST_RETRY, LONGEST_RETRY};
-use super::open::OpenFile;
+use super::contents::OpenFile;
 use crate::base::attributes::TRANSACTION;
 use crate::base::error::{ErrorKind, Result};
 use crate::base::object::{ETag, ObjectId, ObjectInfo};

@@ -225,7 +225,7 @@ impl Fs {
         })
     }
 
-    pub(super) fn content(&self, ino: Ino) -> Option<Arc<super::open::OpenFile>> {
+    pub(super) fn content(&self, ino: Ino) -> Option<Arc<super::contents::OpenFile>> {
         self.files().get(&ino).cloned()
     }
 }

@@ -79,6 +79,12 @@ fn owned(name: &OsStr) -> Result<String> {
     convert::name(name).map(str::to_owned)
 }
 
+/// A depth of 1 means: the files that are read past us are on a filesystem that lies on no other one, and on this one an overlay
+/// may lie, but no overlay on that.
+fn offers_passthrough(config: &mut KernelConfig) -> bool {
+    config.set_max_stack_depth(1).is_ok() && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+}
+
 impl Filesystem for Handlers {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let wanted = InitFlags::FUSE_PARALLEL_DIROPS
@@ -94,6 +100,9 @@ impl Filesystem for Handlers {
         let _ = config.add_capabilities(wanted & config.capabilities());
         let _ = config.set_max_write(MAX_WRITE_BYTES);
         let _ = config.set_max_background(MAX_BACKGROUND);
+        if self.fs.wants_passthrough() && offers_passthrough(config) {
+            self.fs.can_pass_through();
+        }
         Ok(())
     }
 
@@ -279,10 +288,15 @@ impl Filesystem for Handlers {
             }
             Ok(opened)
         };
-        self.run("open", operation, |result: Result<Opened, Errno>| match result {
-            Ok(opened) => reply.opened(FileHandle(opened.handle), convert::open_flags(opened)),
-            Err(errno) => reply.error(errno),
-        });
+        let answering = self.fs.clone();
+        self.run(
+            "open",
+            operation,
+            move |result: Result<Opened, Errno>| match result {
+                Ok(opened) => replies::opened(reply, &answering, &opened),
+                Err(errno) => reply.error(errno),
+            },
+        );
     }
 
     fn read(
@@ -624,14 +638,9 @@ impl Filesystem for Handlers {
             let (node, opened) = fs.create(caller, parent.0, &name?, mode, flags).await?;
             Ok((fs.attr(&node), opened))
         };
-        self.run("create", operation, |result| match result {
-            Ok((attr, opened)) => reply.created(
-                &attr.ttl,
-                &convert::file_attr(&attr),
-                Generation(0),
-                FileHandle(opened.handle),
-                convert::open_flags(opened),
-            ),
+        let answering = self.fs.clone();
+        self.run("create", operation, move |result| match result {
+            Ok((attr, opened)) => replies::created(reply, &answering, &attr, &opened),
             Err(errno) => reply.error(errno),
         });
     }

@@ -62,6 +62,8 @@ pub struct Metrics {
     pub received_bytes: AtomicU64,
     /// Body bytes sent to the store.
     pub sent_bytes: AtomicU64,
+    /// Opens after which the kernel reads the file in the disk cache by itself.
+    pub passthrough_opens: AtomicU64,
 }
 
 impl Metrics {

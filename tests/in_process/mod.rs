@@ -19,7 +19,7 @@ mod watchdog;
 use driver::Driver;
 use pailfs::base::attributes::MetadataFormat;
 use pailfs::base::limits::{MIB, UploadLimits};
-use pailfs::base::mount_config::{AttributesMode, OnConflict, Source};
+use pailfs::base::mount_config::{AttributesMode, OnConflict, Passthrough, Source};
 use pailfs::cache::attributes::disk::DiskAttributes;
 use pailfs::cache::blocks::BlockCache;
 use pailfs::embedded::{Store, StoreOptions};
@@ -245,6 +245,7 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf, attributes
     let fs_settings = FsSettings {
         list_virtual_xattrs: false,
         presigned_url_lifetime: Duration::from_mins(5),
+        passthrough: Passthrough::Never,
         defaults: Defaults {
             uid: 0,
             gid: 0,

@@ -31,6 +31,7 @@ mod killed;
 mod large;
 mod log;
 mod notifications;
+mod passthrough;
 mod persistence;
 mod pjdfstest;
 mod posix;

@@ -13,13 +13,13 @@ const DEVICE: &str = "/dev/fuse";
 crate::on_each_store!(an_ordinary_user_mounts, root_lets_others_in_only_when_told);
 
 /// Some machines give the device to root only; everywhere else it is everybody's. For the time of a test it is so here.
-struct DeviceForEverybody {
+pub struct DeviceForEverybody {
     former: fs::Permissions,
     _alone: MutexGuard<'static, ()>,
 }
 
 impl DeviceForEverybody {
-    fn new() -> Self {
+    pub fn new() -> Self {
         static ALONE: Mutex<()> = Mutex::new(());
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let former = fs::metadata(DEVICE).expect("the device is there").permissions();
