@@ -1,8 +1,9 @@
 //! rename(2).
 //!
 //! Difficulties:
-//! 1. A file that is not in the bucket yet is just committed under its new name; one with unsent changes is committed
-//!    first; others are moved by a conditional server-side copy and delete.
+//! 1. A file that is not in the bucket yet is just committed under its new name; one with unsent changes, or with bytes
+//!    that are only in an upload for its old name, is committed first; others are moved by a conditional server-side copy
+//!    and delete.
 //! 2. What the new name led to stays readable through its handles: what they need is kept here first.
 //! 3. A directory is moved as a whole, with a record that lets the next mount finish what a crash cut off. A rename that
 //!    failed and said so is not finished later: its copies are taken back, and the record goes. Only when everything was
@@ -182,19 +183,11 @@ impl Fs {
         let Some(from) = node.object().cloned() else {
             return Ok(());
         };
-        if let (Some(open), true) = (open, node.local) {
-            let replaces = self.version_to_replace(to, target).await?;
-            if open.file.rename_unsent(to.clone(), replaces).await? {
-                self.moved(node, target, to);
-                // Nobody will close it again when nobody has it open.
-                if !open.is_in_use() {
-                    self.commit_later(node.ino);
-                } else if no_replace {
-                    // The bucket decides before this returns.
-                    return self.commit_locked(node.ino, open).await;
-                }
-                return Ok(());
-            }
+        if let Some(open) = open
+            && node.local
+            && self.move_unsent(node, open, to, target, no_replace).await?
+        {
+            return Ok(());
         }
         if let Some(open) = open
             && open.file.is_dirty()
@@ -240,6 +233,34 @@ impl Fs {
             self.moved_edited(node.ino, version, edited);
         }
         Ok(())
+    }
+
+    /// A file that is not in the bucket yet gets another name. False, and nothing done, where it has to be put under the old one
+    /// first, or has been.
+    async fn move_unsent(
+        self: &Arc<Self>,
+        node: &Node,
+        open: &Arc<OpenFile>,
+        to: &ObjectId,
+        target: &Target,
+        no_replace: bool,
+    ) -> Result<bool> {
+        if open.file.needs_its_name() {
+            return Ok(false);
+        }
+        let replaces = self.version_to_replace(to, target).await?;
+        if !open.file.rename_unsent(to.clone(), replaces).await? {
+            return Ok(false);
+        }
+        self.moved(node, target, to);
+        // Nobody will close it again when nobody has it open.
+        if !open.is_in_use() {
+            self.commit_later(node.ino);
+        } else if no_replace {
+            // The bucket decides before this returns.
+            self.commit_locked(node.ino, open).await?;
+        }
+        Ok(true)
     }
 
     fn moved_edited(&self, ino: Ino, version: Version, edited: Edited) {

@@ -304,3 +304,36 @@ fn a_new_file_is_stored_where_the_parts_of_the_unlinked_one_are_too_many_to_keep
     assert_eq!(bytes_of(&world, "f").expect("there"), b"new");
     assert_eq!(world.remote.keys(), ["f"]);
 }
+
+/// What is uploaded stays under the old name until the next commit: in the bucket, but for nobody to see.
+#[test]
+fn a_new_file_has_the_name_that_a_streamed_one_was_renamed_from() {
+    for is_committed_between in [false, true] {
+        let world = World::new(Options::default());
+        world.remote.put("keep", b"");
+        let mount = world.mount();
+        let driver = &mount.driver;
+        let first = streamed(&mount, "f", CREATE, 5);
+        mount
+            .run("rename", driver.rename("f", "g", false))
+            .expect("renamed");
+        mount.sleep(Duration::from_secs(30));
+        let listed = mount.run("list", driver.list("", true)).expect("listed");
+        assert_eq!(listed.keys().collect::<Vec<_>>(), ["g", "keep"]);
+        if is_committed_between {
+            mount.run("fsync", driver.fsync(&first)).expect("committed");
+        }
+        let second = open(&mount, "f", CREATE | libc::O_EXCL);
+        mount
+            .run("write", driver.write(&second, 0, b"new"))
+            .expect("written");
+        mount
+            .run("close", driver.close(second))
+            .expect("nobody else was there");
+        assert_reads(&mount, &first, &content(5), "renamed");
+        mount.run("close", driver.close(first)).expect("closed");
+        assert_eq!(bytes_of(&world, "f").expect("there"), b"new");
+        assert!(bytes_of(&world, "g").as_deref() == Some(&content(5)[..]));
+        assert_eq!(world.remote.keys(), ["f", "g", "keep"]);
+    }
+}
