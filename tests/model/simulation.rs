@@ -565,11 +565,9 @@ impl Simulation {
     pub fn may_vanish(&self, path: &str) -> bool {
         let parent = parent_of(path);
         parent.is_empty()
-            || self
-                .reference
-                .bucket
-                .keys()
-                .any(|other| other != path && parent_of(other) == parent)
+            || self.reference.bucket.keys().any(|other| {
+                other != path && parent_of(other) == parent && !self.reference.is_hidden_anywhere(other)
+            })
     }
 }
 
