@@ -105,7 +105,7 @@ fn whereabouts(kept: &KeptConflict) -> String {
     });
     match &kept.conflict.form {
         ConflictForm::Whole { .. } => format!("all {size_bytes} bytes{file}"),
-        ConflictForm::OpenUpload { upload_id, parts } => {
+        ConflictForm::OpenUpload { upload_id, parts, .. } => {
             let in_parts: u64 = parts.iter().map(|part| part.len_bytes).sum();
             format!(
                 "{in_parts} of {size_bytes} bytes, in {} parts of an upload that was left open in the bucket (upload id \
@@ -237,7 +237,7 @@ fn as_json(kept: &KeptConflict) -> Value {
     });
     match &conflict.form {
         ConflictForm::Whole { .. } => {}
-        ConflictForm::OpenUpload { upload_id, parts } => {
+        ConflictForm::OpenUpload { upload_id, parts, .. } => {
             value["upload_id"] = json!(upload_id);
             // As `aws s3api complete-multipart-upload --multipart-upload` takes it.
             let parts = parts.iter().map(|part| {
@@ -328,6 +328,7 @@ mod tests {
         let (state, id) = state_with(b"", |_| ConflictForm::OpenUpload {
             upload_id: "U1".to_owned(),
             parts: vec![part],
+            transaction: "t".to_owned(),
         });
         let destination = state.path().join("saved");
         let error = save(state.path(), &id, &destination, true).unwrap_err();

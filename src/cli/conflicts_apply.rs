@@ -5,6 +5,8 @@
 //! 2. Changes of a version that is gone belong to no other one. With `--force` they are made to what is there, which keeps
 //!    its length; nobody else can know what comes of that.
 //! 3. Whatever is not the bytes (headers, metadata, tags) stays as the object that is replaced has it.
+//! 4. The completion of an upload cannot be sent twice. Where its answer is lost, or it was the last thing that an earlier
+//!    `apply` did, the object tells that it is the one: by its transaction.
 
 use crate::base::attributes::Attributes;
 use crate::base::checksum::Crc32c;
@@ -13,8 +15,10 @@ use crate::base::object::{Condition, ETag, ObjectHeaders, ObjectId, ObjectInfo, 
 use crate::cli::failure::{Exit, Failure};
 use crate::fs::open::content_type;
 use crate::object::file::{File, FileContext};
+use crate::object::outcome::{self, Outcome};
 use crate::object::reader::Reader;
 use crate::rt;
+use crate::s3::Client;
 use crate::s3::types::{CompleteRequest, UploadId, UploadedPart};
 use crate::spool::conflicts::KeptConflict;
 use crate::spool::{ConflictForm, RecordedPart};
@@ -44,6 +48,9 @@ pub async fn apply(
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error.into()),
     };
+    if let Some(made) = present.as_ref().filter(|info| is_made_of(kept, info)) {
+        return Ok((id, made.version.clone()));
+    }
     if !force && !is_expected(kept, present.as_ref()) {
         return Err(unexpected(kept, &id, present.as_ref()));
     }
@@ -52,8 +59,13 @@ pub async fn apply(
     });
     let version = match &conflict.form {
         ConflictForm::Whole { .. } => put_whole(context, kept, &id, present, &condition).await,
-        ConflictForm::OpenUpload { upload_id, parts } => {
-            complete(context, kept, &id, upload_id, parts, condition).await
+        ConflictForm::OpenUpload {
+            upload_id,
+            parts,
+            transaction,
+        } => {
+            let request = completion(kept, &id, upload_id, parts, condition)?;
+            complete(&context.client, &request, transaction).await
         }
         ConflictForm::Patch { base_etag, runs, .. } => {
             let present = present.ok_or_else(|| no_object(&id))?;
@@ -63,6 +75,16 @@ pub async fn apply(
         }
     };
     Ok((id, version?))
+}
+
+/// True where the object is what the kept upload becomes: an earlier `apply` did not hear of it.
+fn is_made_of(kept: &KeptConflict, present: &ObjectInfo) -> bool {
+    match &kept.conflict.form {
+        ConflictForm::OpenUpload { transaction, .. } => {
+            !transaction.is_empty() && outcome::carries(present, transaction)
+        }
+        ConflictForm::Whole { .. } | ConflictForm::Patch { .. } => false,
+    }
 }
 
 /// True for what the user knows of.
@@ -176,14 +198,13 @@ async fn change(
     result
 }
 
-async fn complete(
-    context: &FileContext,
+fn completion(
     kept: &KeptConflict,
     id: &ObjectId,
     upload_id: &str,
     parts: &[RecordedPart],
     condition: Condition,
-) -> Result<Version, Failure> {
+) -> Result<CompleteRequest, Failure> {
     let size_bytes = kept.conflict.size_bytes;
     let in_parts: u64 = parts.iter().map(|part| part.len_bytes).sum();
     if in_parts != size_bytes {
@@ -201,30 +222,41 @@ async fn complete(
             .and_then(|text| Crc32c::from_base64(text, part.len_bytes)),
         len_bytes: part.len_bytes,
     });
-    let request = CompleteRequest {
+    Ok(CompleteRequest {
         id: id.clone(),
         upload: UploadId(upload_id.to_owned()),
         parts: parts.collect(),
         checksum: None,
         size_bytes,
         condition,
-    };
-    Ok(context.client.complete_upload(&request).await?)
+    })
+}
+
+async fn complete(client: &Client, request: &CompleteRequest, transaction: &str) -> Result<Version, Failure> {
+    let send = || client.complete_upload(request);
+    if transaction.is_empty() {
+        return Ok(send().await?);
+    }
+    match outcome::settle(client, &request.id, transaction, &request.condition, send).await? {
+        Outcome::Stored(version) => Ok(version),
+        Outcome::Lost(_) => Err(changed_just_now(&request.id)),
+    }
 }
 
 async fn committed(file: &Arc<File>) -> Result<Version, Failure> {
     file.commit().await.map_err(|error| match error.kind() {
-        ErrorKind::Stale | ErrorKind::Exists | ErrorKind::PreconditionFailed => {
-            let message = format!(
-                "{}: somebody changed the object just now. Nothing was written, and the local version is still kept",
-                file.id()
-            );
-            Failure::new(Exit::Conflict, message)
-        }
+        ErrorKind::Stale | ErrorKind::Exists | ErrorKind::PreconditionFailed => changed_just_now(&file.id()),
         _ => error.into(),
     })?;
     file.base_version()
         .ok_or_else(|| Failure::failed("the upload ended without an object"))
+}
+
+fn changed_just_now(id: &ObjectId) -> Failure {
+    let message = format!(
+        "{id}: somebody changed the object just now. Nothing was written, and the local version is still kept"
+    );
+    Failure::new(Exit::Conflict, message)
 }
 
 fn open_bytes(kept: &KeptConflict) -> Result<Arc<fs::File>, Failure> {

@@ -169,6 +169,13 @@ async fn answer(service: S3Service, request: Request<Incoming>) -> Result<Respon
     if fate.has(&Fault::Disconnect) || fate.has(&Fault::LoseReply) {
         return Err(HttpError::new("closed on purpose".into()));
     }
+    let delay = fate.find(|fault| match fault {
+        Fault::DelayReply(delay) => Some(*delay),
+        _ => None,
+    });
+    if let Some(delay) = delay {
+        rt::sleep(delay).await;
+    }
     incoming.drain();
     let (mut parts, mut body) = response.into_parts();
     let request_id = HeaderValue::try_from(rt::random_id());

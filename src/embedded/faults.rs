@@ -79,6 +79,8 @@ pub enum Fault {
     Disconnect,
     /// Applies the request, then closes the connection instead of answering.
     LoseReply,
+    /// Applies the request, and answers so much later.
+    DelayReply(Duration),
     /// Never answers; nothing is applied.
     Stall,
     /// Waits before it goes on.
@@ -106,6 +108,7 @@ impl Fault {
             Self::Answer(_)
             | Self::Disconnect
             | Self::LoseReply
+            | Self::DelayReply(_)
             | Self::Stall
             | Self::Delay(_)
             | Self::MalformedXml => false,

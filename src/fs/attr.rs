@@ -116,8 +116,11 @@ impl Fs {
     /// # Errors
     /// `NotFound` when another host removed the object, and what S3 says.
     pub async fn attributes(&self, ino: Ino) -> Result<Attr> {
-        let node = self.tree.current(ino).await?;
-        Ok(self.attr(&node))
+        let node = self.tree.current(self.tree.shown_by(ino)).await?;
+        Ok(Attr {
+            ino,
+            ..self.attr(&node)
+        })
     }
 
     /// What is known of an inode now.
@@ -194,6 +197,8 @@ impl Fs {
         change: Change,
         handle: Option<u64>,
     ) -> Result<Attr> {
+        let asked = ino;
+        let ino = self.tree.shown_by(asked);
         self.changeable(ino)?;
         if let Some(size_bytes) = change.size_bytes {
             self.truncate(ino, size_bytes, handle).await?;
@@ -225,7 +230,10 @@ impl Fs {
             }
         }
         let node = self.tree.node(ino)?;
-        Ok(self.attr(&node))
+        Ok(Attr {
+            ino: asked,
+            ..self.attr(&node)
+        })
     }
 
     /// Somebody without privileges has written: POSIX wants set-user-id and set-group-id to go.

@@ -2,6 +2,8 @@
 //!
 //! 1. All handles of an inode, and operations on it without one, share one content: it is found under the lock on all of them,
 //!    and stays while somebody claims it ([`Claim`]).
+//!    It is bytes of one version: whoever brings one says of which, and that is compared in the same moment in which the inode is
+//!    pinned ([`Fs::share`]).
 //! 2. Other files that copy from a content keep it too, and give it up while locks of files are held ([`HeldClaim`]).
 //! 3. With the last handle it goes, but for what is unsent, which is committed first, and what is unlinked, whose object goes
 //!    too ([`Fs::last_close`]).
@@ -9,7 +11,8 @@
 use super::Fs;
 use super::passthrough::Opens;
 use super::unlinked::Deferred;
-use crate::base::error::Error;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::object::ETag;
 use crate::object::file::{File, Hold};
 use crate::rt;
 use crate::tree::node::Ino;
@@ -113,15 +116,24 @@ impl Drop for HeldClaim {
 }
 
 impl Fs {
-    /// Registers a content, unless another open was faster. The inode lives as long as it has a content.
-    pub(crate) fn share(self: &Arc<Self>, ino: Ino, file: Arc<File>) -> Claim {
+    /// Registers a content of the version `of` (`None`: of a file that only this mount has), unless another open was faster:
+    /// then that one's is returned. The inode lives as long as it has a content.
+    ///
+    /// # Errors
+    /// `Stale` when the inode stands for another version by now.
+    pub(crate) fn share(self: &Arc<Self>, ino: Ino, of: Option<&ETag>, file: Arc<File>) -> Result<Claim> {
         let mut files = self.files();
-        let open = files.entry(ino).or_insert_with(|| {
-            self.tree.pin(ino);
-            file.belongs_to(Arc::new(super::commit::Commits::of(self, ino)));
-            OpenFile::new(file)
-        });
-        self.claim_of(ino, open)
+        if !self.tree.pin_version(ino, of) {
+            let error = Error::new(ErrorKind::Stale, "the object was replaced while it was opened");
+            return Err(error.on(&file.id()));
+        }
+        if let Some(open) = files.get(&ino) {
+            self.tree.unpin(ino);
+            return Ok(self.claim_of(ino, open));
+        }
+        file.belongs_to(Arc::new(super::commit::Commits::of(self, ino)));
+        let open = files.entry(ino).or_insert(OpenFile::new(file));
+        Ok(self.claim_of(ino, open))
     }
 
     /// The content of an inode that has one.

@@ -10,6 +10,7 @@
 //! 5. The kernel reads what is on disk by itself where nobody would notice but by the speed ([`passthrough`]).
 //! 6. Nothing unsent is left behind unsaid when the mount ends ([`shutdown`]).
 
+mod again;
 pub mod attr;
 pub mod commit;
 pub mod contents;
@@ -74,6 +75,8 @@ pub struct FsSettings {
 pub struct Caller {
     pub uid: u32,
     pub gid: u32,
+    /// Its number; 0 where it is not known.
+    pub thread: u32,
 }
 
 /// The filesystem of one mount.
@@ -98,6 +101,7 @@ pub struct Fs {
     pub(crate) gates: gates::Gates,
     withheld: displacing::Withheld,
     kernel_side: passthrough::KernelSide,
+    sent_back: again::SentBack,
 }
 
 #[derive(Clone)]
@@ -129,6 +133,7 @@ impl Fs {
             gates: gates::Gates::default(),
             withheld: displacing::Withheld::default(),
             kernel_side: passthrough::KernelSide::default(),
+            sent_back: again::SentBack::default(),
         })
     }
 

@@ -4,8 +4,9 @@
 //! 1. An open sees the newest committed version at the price of the first read: the check is a GET of the beginning,
 //!    whose body becomes the reader's first block. A version that the kernel has pages of costs a HEAD instead.
 //! 2. When that look finds another version than the kernel believes in, the kernel must look again: `Stale` makes it
-//!    do so (`do_filp_open` in the kernel's `fs/namei.c` walks again with LOOKUP_REVAL). If the object changes faster
-//!    than that, the second open reads around the page cache, so that no size or page of two versions mix.
+//!    do so (`do_filp_open` in the kernel's `fs/namei.c` walks again with LOOKUP_REVAL), once. Whoever comes again and meets
+//!    another surprise ([`super::again`]) is given what the name leads to by then, around the page cache, so that no size or
+//!    page of two versions mix ([`Fs::open_by_name`]).
 //! 3. All handles of an inode share one content ([`super::contents`]), and the kernel's way to it ([`super::passthrough`]).
 //! 4. What takes a file's name away keeps what its handles need, and must know of all of them: it waits for opens that are
 //!    on their way, and opens that come meanwhile wait for it, to find the name's new file ([`super::gates`]).
@@ -36,6 +37,8 @@ const FIRST_BYTES: u64 = 128 * KIB;
 
 /// How often the beginning of an object is asked for, when the answers do not fit.
 const MAX_GETS: u32 = 3;
+/// How often a name is looked at whose file is replaced each time before it can be opened.
+const MAX_LOOKS: u32 = 8;
 
 pub struct FileHandle {
     pub ino: Ino,
@@ -90,18 +93,62 @@ impl Answer {
     }
 }
 
+/// What becomes of an open that meets another version than the kernel knows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Surprise {
+    /// The kernel is to look again.
+    IsStale,
+    /// It has: what is there is opened, around the page cache.
+    IsOpened,
+}
+
 impl Fs {
     /// open(2) of something that exists. `flags` are those of open(2).
     ///
     /// # Errors
-    /// `Stale` makes the kernel look the path up again and come back.
-    pub async fn open(self: &Arc<Self>, ino: Ino, flags: i32) -> Result<Opened> {
-        let _turn = self.edit_turn(ino).await;
-        let _passing = self.gates.of(ino).read_owned().await;
-        self.open_now(ino, flags).await
+    /// `Stale` makes the kernel look the path up again and come back, which it does once; then `Busy` where the name leads to
+    /// something else at each look.
+    pub async fn open(self: &Arc<Self>, caller: Caller, ino: Ino, flags: i32) -> Result<Opened> {
+        let comes_again = self.sent_back.comes_again(caller.thread);
+        match self.open_inode(ino, flags, Surprise::IsStale).await {
+            Err(error) if error.kind() == ErrorKind::Stale => {
+                if comes_again {
+                    return self.open_by_name(ino, flags).await;
+                }
+                self.sent_back.note(caller.thread);
+                Err(error)
+            }
+            other => other,
+        }
     }
 
-    async fn open_now(self: &Arc<Self>, ino: Ino, flags: i32) -> Result<Opened> {
+    /// Opens what the name of an inode leads to now. The kernel goes on to think that it is the inode which it asked for; so
+    /// the handle goes around its page cache, and its size is asked for anew.
+    async fn open_by_name(self: &Arc<Self>, ino: Ino, flags: i32) -> Result<Opened> {
+        for _ in 0..MAX_LOOKS {
+            let node = self.tree.named_now(ino).await?;
+            match self.open_inode(node.ino, flags, Surprise::IsOpened).await {
+                Err(error) if error.kind() == ErrorKind::Stale => {}
+                Err(error) => return Err(error),
+                Ok(opened) if node.ino == ino => return Ok(opened),
+                Ok(opened) => {
+                    self.tree.shows(ino, node.ino);
+                    self.tree.attributes_forgotten(ino).await;
+                    let keep_cache = false;
+                    return Ok(Opened { keep_cache, ..opened });
+                }
+            }
+        }
+        let error = Error::new(ErrorKind::Busy, "the object is replaced again and again");
+        Err(match self.tree.node(ino)?.object() {
+            Some(id) => error.on(id),
+            None => error,
+        })
+    }
+
+    async fn open_inode(self: &Arc<Self>, ino: Ino, flags: i32, surprise: Surprise) -> Result<Opened> {
+        let _turn = self.edit_turn(ino).await;
+        let _passing = self.gates.of(ino).read_owned().await;
         let node = self.tree.node(ino)?;
         if node.kind == Kind::Directory {
             return Err(Error::new(ErrorKind::IsDirectory, "is a directory"));
@@ -115,14 +162,21 @@ impl Fs {
             // Somebody else's version has the name.
             return Err(stale(&node));
         }
+        // The kernel may know another size, and have pages of another version.
+        let direct_io = surprise == Surprise::IsOpened;
         if flags & libc::O_TRUNC != 0 {
             let (open, changing) = self.open_truncated(&node).await?;
+            self.tree.settle_size(ino).await;
             let way = Way::Ordinary(changing);
-            return Ok(self.add_file_handle(ino, &open, flags, Answer::new(way)));
+            let answer = Answer {
+                direct_io,
+                ..Answer::new(way)
+            };
+            return Ok(self.add_file_handle(ino, &open, flags, answer));
         }
-        let (open, direct_io) = match self.claim(ino) {
-            Some(open) if self.is_newest(&node, &open).await? => (open, false),
-            None if !node.gone => self.open_from_bucket(&node).await?,
+        let open = match self.claim(ino) {
+            Some(open) if self.is_newest(&node, &open).await? => open,
+            None if !node.gone => self.open_from_bucket(&node, surprise).await?,
             Some(_) | None => return Err(stale(&node)),
         };
         let way = if writes {
@@ -132,8 +186,10 @@ impl Fs {
             let candidate = self.backing_for(ino, &open).await;
             open.way_to_read(candidate.filter(|_| !direct_io))
         };
+        self.tree.settle_size(ino).await;
         let answer = Answer {
-            keep_cache: !direct_io && way.backing().is_none() && self.keeps_pages(&node),
+            // Dropped pages would have to be fetched again, by others too.
+            keep_cache: way.backing().is_none() && self.tree.keeps_pages(ino),
             direct_io,
             way,
         };
@@ -150,12 +206,6 @@ impl Fs {
         self.is_current(&self.tree.node(node.ino)?).await
     }
 
-    /// True when the kernel's pages of the inode are right. Where they are not it drops them when it hears of the open; until
-    /// then an open that kept them would see old ones.
-    fn keeps_pages(&self, node: &Node) -> bool {
-        self.tree.keeps_pages(node.ino)
-    }
-
     /// Whether the version that open handles have is still the newest.
     async fn is_current(&self, node: &Node) -> Result<bool> {
         if self.tree.trusts_caches(node) {
@@ -168,7 +218,7 @@ impl Fs {
             .is_some_and(|version| version.etag == info.version.etag))
     }
 
-    async fn open_from_bucket(self: &Arc<Self>, node: &Node) -> Result<(Claim, bool)> {
+    async fn open_from_bucket(self: &Arc<Self>, node: &Node, surprise: Surprise) -> Result<Claim> {
         let id = node
             .object()
             .cloned()
@@ -192,11 +242,10 @@ impl Fs {
             Err(error) => return Err(error),
         };
         let info = reply.info.clone();
-        let direct_io = match self.tree.saw(node.ino, &info, asked_at) {
-            Freshness::Same => false,
-            Freshness::Changed if self.tree.second_surprise(node.ino) => true,
-            Freshness::Changed | Freshness::Replaced | Freshness::Outdated => return Err(stale(node)),
-        };
+        match (self.tree.saw(node.ino, &info, asked_at), surprise) {
+            (Freshness::Same, _) | (Freshness::Changed, Surprise::IsOpened) => {}
+            _ => return Err(stale(node)),
+        }
         let attributes = Attributes::read(&info.headers.metadata);
         let reader = Reader::from_reply(
             self.context.client.clone(),
@@ -206,7 +255,7 @@ impl Fs {
             reply,
         );
         let file = File::existing(&self.context, reader, info.headers, attributes);
-        Ok((self.share(node.ino, file), direct_io))
+        self.share(node.ino, Some(&info.version.etag), file)
     }
 
     /// The beginning of the object, or all of it where it is small.
@@ -254,7 +303,7 @@ impl Fs {
         rt::blocking(look).await
     }
 
-    async fn open_by_head(self: &Arc<Self>, node: &Node, id: ObjectId) -> Result<(Claim, bool)> {
+    async fn open_by_head(self: &Arc<Self>, node: &Node, id: ObjectId) -> Result<Claim> {
         let mut node = node.clone();
         if !self.tree.trusts_caches(&node) || node.headers.is_none() || node.version.is_none() {
             let info = self.tree.look(&node).await?;
@@ -276,10 +325,10 @@ impl Fs {
             self.context.budget.clone(),
             self.context.disk_cache.clone(),
             id,
-            version,
+            version.clone(),
         );
         let file = File::existing(&self.context, reader, headers, node.attributes);
-        Ok((self.share(node.ino, file), false))
+        self.share(node.ino, Some(&version.etag), file)
     }
 
     /// The content of an inode without a handle, for operations by path.
@@ -288,32 +337,34 @@ impl Fs {
     /// `Stale` when the name leads to another version now.
     pub(crate) async fn content_of(self: &Arc<Self>, node: &Node) -> Result<Claim> {
         let _turn = self.edit_turn(node.ino).await;
-        if let Some(open) = self.claim(node.ino) {
-            if node.gone && !node.unlinked || !self.is_newest(node, &open).await? {
-                return Err(stale(node));
+        for _ in 0..MAX_LOOKS {
+            let node = self.tree.node(node.ino)?;
+            if let Some(open) = self.claim(node.ino) {
+                if node.gone && !node.unlinked || !self.is_newest(&node, &open).await? {
+                    return Err(stale(&node));
+                }
+                return Ok(open);
             }
-            return Ok(open);
+            if node.gone {
+                return Err(stale(&node));
+            }
+            let id = node
+                .object()
+                .cloned()
+                .ok_or_else(|| Error::new(ErrorKind::IsDirectory, "is a directory"))?;
+            let info = self.tree.look(&node).await?;
+            let attributes = Attributes::read(&info.headers.metadata);
+            let etag = info.version.etag.clone();
+            let (client, budget) = (self.context.client.clone(), self.context.budget.clone());
+            let reader = Reader::new(client, budget, id, info.version);
+            let file = File::existing(&self.context, reader, info.headers, attributes);
+            match self.share(node.ino, Some(&etag), file) {
+                // The answer came late: something newer is known by now.
+                Err(error) if error.kind() == ErrorKind::Stale => {}
+                shared => return shared,
+            }
         }
-        if node.gone {
-            return Err(stale(node));
-        }
-        let id = node
-            .object()
-            .cloned()
-            .ok_or_else(|| Error::new(ErrorKind::IsDirectory, "is a directory"))?;
-        let info = self.tree.look(node).await?;
-        if self.tree.node(node.ino)?.gone {
-            return Err(stale(node));
-        }
-        let attributes = Attributes::read(&info.headers.metadata);
-        let reader = Reader::new(
-            self.context.client.clone(),
-            self.context.budget.clone(),
-            id,
-            info.version,
-        );
-        let file = File::existing(&self.context, reader, info.headers, attributes);
-        Ok(self.share(node.ino, file))
+        Err(stale(node))
     }
 
     async fn open_truncated(self: &Arc<Self>, node: &Node) -> Result<(Claim, Ordinary)> {
@@ -351,9 +402,14 @@ impl Fs {
             ctime: now,
             ..node.attributes
         };
+        let etag = version.etag.clone();
         let file = File::truncating(&self.context, id, version, headers, attributes);
-        let open = self.share(node.ino, file);
+        let open = self.share(node.ino, Some(&etag), file.clone())?;
         let changing = self.changing(&open).await?;
+        if !Arc::ptr_eq(&open.file, &file) {
+            // Another open was faster, which emptied nothing.
+            open.file.empty().await?;
+        }
         Ok((open, changing))
     }
 
@@ -422,7 +478,7 @@ impl Fs {
             if flags & libc::O_EXCL != 0 {
                 return Err(Error::new(ErrorKind::Exists, "the file exists already").on(&id));
             }
-            let opened = self.open(node.ino, flags).await?;
+            let opened = self.open(caller, node.ino, flags).await?;
             self.tree.count_lookup(node.ino);
             return Ok((node, opened));
         }
@@ -433,7 +489,7 @@ impl Fs {
         let file = self.new_file(&id, flags, attributes, marker);
         let node = self.tree.create_local(&directory, name, &id, attributes);
         self.tree.count_lookup(node.ino);
-        let open = self.share(node.ino, file);
+        let open = self.share(node.ino, None, file)?;
         let direct_io = is_for_appending(flags);
         let answer = Answer {
             direct_io,

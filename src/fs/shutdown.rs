@@ -220,11 +220,9 @@ impl Fs {
         };
         tracing::info!(key = %unsent.key, size_bytes = unsent.size_bytes, "sending a file that a former mount could not");
         match self.tree.adopt_local(&file.id(), file.attributes()) {
-            Some(ino) => {
-                // Dirty and unused: tried until it is sent.
-                drop(self.share(ino, file));
-            }
-            None => {
+            // Dirty and unused: tried until it is sent.
+            Some(ino) if self.share(ino, None, file).is_ok() => {}
+            _ => {
                 tracing::error!(key = %unsent.key, "an unsent file is outside of what is mounted; it stays recorded");
             }
         }

@@ -50,7 +50,7 @@ impl Fs {
     /// `NoAttribute`; `Unsupported` for ACLs; what S3 says.
     pub async fn xattr(&self, ino: Ino, name: &str) -> Result<Vec<u8>> {
         check_readable(name)?;
-        let node = self.tree.node(ino)?;
+        let node = self.tree.node(self.tree.shown_by(ino))?;
         if name.starts_with(VIRTUAL) {
             return self.virtual_xattr(&node, name).await;
         }
@@ -66,7 +66,7 @@ impl Fs {
     /// # Errors
     /// What S3 says.
     pub async fn xattr_names(&self, ino: Ino) -> Result<Vec<u8>> {
-        let node = self.tree.node(ino)?;
+        let node = self.tree.node(self.tree.shown_by(ino))?;
         let mut names = Vec::new();
         let mut add = |name: &str| {
             names.extend_from_slice(name.as_bytes());
@@ -105,7 +105,7 @@ impl Fs {
     ) -> Result<()> {
         check_writable(name)?;
         self.changeable(ino)?;
-        let node = self.tree.node(ino)?;
+        let node = self.tree.node(self.tree.shown_by(ino))?;
         if name.starts_with(VIRTUAL) {
             return self.set_virtual_xattr(&node, name, value).await;
         }
@@ -119,7 +119,7 @@ impl Fs {
     pub async fn remove_xattr(self: &Arc<Self>, ino: Ino, name: &str) -> Result<()> {
         check_writable(name)?;
         self.changeable(ino)?;
-        let node = self.tree.node(ino)?;
+        let node = self.tree.node(self.tree.shown_by(ino))?;
         if name == TAGS {
             return self.set_tags(&node, "").await;
         }

@@ -72,6 +72,7 @@ fn caller(request: &Request) -> Caller {
     Caller {
         uid: request.uid(),
         gid: request.gid(),
+        thread: request.pid(),
     }
 }
 
@@ -279,10 +280,10 @@ impl Filesystem for Handlers {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let fs = self.fs.clone();
+        let (fs, caller) = (self.fs.clone(), caller(request));
         let drops_set_id = flags.0 & libc::O_TRUNC != 0 && request.uid() != 0;
         let operation = async move {
-            let opened = fs.open(ino.0, flags.0).await?;
+            let opened = fs.open(caller, ino.0, flags.0).await?;
             if drops_set_id {
                 fs.drop_set_id(opened.handle)?;
             }

@@ -21,7 +21,7 @@ pub(super) fn start(
                     notifier.inval_entry(INodeNo(*parent), OsStr::new(name))
                 }
                 // A negative offset: attributes only, never pages (they may be waiting for an answer of ours).
-                Invalidation::Attributes { ino } => notifier.inval_inode(INodeNo(*ino), -1, 0),
+                Invalidation::Attributes { ino, .. } => notifier.inval_inode(INodeNo(*ino), -1, 0),
                 // This may wait for a page that a read of ours has yet to fill: nothing of ours waits for this thread.
                 Invalidation::Content { ino } => notifier.inval_inode(INodeNo(*ino), 0, 0),
             };

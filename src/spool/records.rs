@@ -87,6 +87,9 @@ pub enum ConflictForm {
     OpenUpload {
         upload_id: String,
         parts: Vec<RecordedPart>,
+        /// `pailfs-txn` of the object that it becomes; empty in records of versions that did not note it.
+        #[serde(default)]
+        transaction: String,
     },
     /// Changed ranges over a version that is gone: (offset, length) runs, stored one after the other in the file.
     Patch {

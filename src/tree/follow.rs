@@ -1,15 +1,20 @@
 //! Small facts about inodes that operations leave behind for the ones after them.
 
-use super::node::{DirectoryPlace, Ino, Link, Node, ROOT};
+use super::node::{DirectoryPlace, Ino, Kind, Link, Node, ROOT};
 use super::{Invalidation, Listed, Tree, lookup};
 use crate::base::attributes::Attributes;
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::mount_config::Source;
 use crate::base::names::{self, Named};
 use crate::base::object::{ETag, ObjectHeaders, ObjectId, Version};
 use crate::rt;
 use crate::tree::directory::Item;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+use tokio::sync::oneshot;
+
+/// How long an open waits for the kernel to be told something, which takes microseconds.
+const TELLING: Duration = Duration::from_secs(1);
 
 impl Tree {
     /// True when nothing needs to be asked at `open`: the user said that nobody else writes here.
@@ -24,14 +29,11 @@ impl Tree {
         node.pages_of.is_some() && node.pages_of == node.version.as_ref().map(|version| version.etag.clone())
     }
 
-    /// True when the pages that the kernel has are of the current version.
+    /// True when the kernel's pages of the inode are right. Where they are not it drops them when it hears of the open; until
+    /// then an open that kept them would see old ones.
+    #[must_use]
     pub fn keeps_pages(&self, ino: Ino) -> bool {
-        let mut table = self.table();
-        let Some(node) = table.get_mut(ino) else {
-            return false;
-        };
-        node.surprised = false;
-        self.has_pages(node)
+        self.table().get(ino).is_some_and(|node| self.has_pages(node))
     }
 
     /// The kernel holds pages of this version only, if it is the current one.
@@ -54,11 +56,59 @@ impl Tree {
         self.invalidate(Invalidation::Content { ino });
     }
 
-    /// Whether the last open of this inode too met another version than was known; remembers this time.
-    pub fn second_surprise(&self, ino: Ino) -> bool {
-        self.table()
-            .get_mut(ino)
-            .is_some_and(|node| std::mem::replace(&mut node.surprised, true))
+    /// For an open of the inode: the kernel's size is right when this returns, or it asks for it. Several answers may be on their
+    /// way that tell it of sizes, of former versions too, and nobody knows which one it hears first.
+    pub async fn settle_size(&self, ino: Ino) {
+        let doubtful = |node: &Node| node.size_is_doubtful.then(|| node.version.clone());
+        let Some(version) = self.table().get(ino).and_then(doubtful) else {
+            return;
+        };
+        self.attributes_forgotten(ino).await;
+        if let Some(node) = self.table().get_mut(ino)
+            && node.version == version
+        {
+            node.size_is_doubtful = false;
+        }
+    }
+
+    /// What the name of an inode leads to now: itself, while it has that name.
+    ///
+    /// # Errors
+    /// `NotFound` when that is nothing; `Stale` when it is no file; what S3 says.
+    pub async fn named_now(self: &Arc<Self>, ino: Ino) -> Result<Node> {
+        let node = self.node(ino)?;
+        if !node.gone {
+            return Ok(node);
+        }
+        let gone = Error::new(ErrorKind::Stale, "what had this name is gone");
+        let Some(Link { parent, name }) = node.link else {
+            return Err(gone);
+        };
+        let found = self.lookup_in(parent, &name).await?;
+        let found =
+            found.ok_or_else(|| Error::new(ErrorKind::NotFound, "the name leads to nothing any more"))?;
+        if found.kind == Kind::File {
+            Ok(found)
+        } else {
+            Err(gone)
+        }
+    }
+
+    /// Programs have the inode `shown` open under the number `ino`.
+    pub fn shows(&self, ino: Ino, shown: Ino) {
+        if let Some(node) = self.table().get_mut(ino) {
+            node.shows = Some(shown);
+        }
+    }
+
+    /// The inode whose attributes are those of this number: another one where nothing of its own is open any more, and what
+    /// came after it was opened in its place.
+    #[must_use]
+    pub fn shown_by(&self, ino: Ino) -> Ino {
+        let table = self.table();
+        let node = table.get(ino).filter(|node| node.gone && node.pins == 0);
+        let shown = node.and_then(|node| node.shows);
+        shown.filter(|shown| table.get(*shown).is_some()).unwrap_or(ino)
     }
 
     /// The inode of a file that only this mount has.
@@ -126,6 +176,7 @@ impl Tree {
             let Some(node) = table.get_mut(ino) else { return };
             if node.version.as_ref().is_none_or(|known| known.etag != *source) {
                 node.pages_of = None;
+                node.size_is_doubtful = true;
                 node.attributes_known = false;
                 node.headers = None;
                 node.link_target = None;
@@ -153,6 +204,7 @@ impl Tree {
         {
             // The kernel's pages are of another version than the one that was found.
             node.pages_of = None;
+            node.size_is_doubtful = true;
             node.link_target = None;
         }
         self.committed(ino, version, attributes, Some(Arc::new(headers)));
@@ -240,7 +292,16 @@ impl Tree {
 
     /// Tells the kernel to forget what it knows of an inode.
     pub fn invalidate_attributes(&self, ino: Ino) {
-        self.invalidate(super::Invalidation::Attributes { ino });
+        self.invalidate(Invalidation::Attributes { ino, told: None });
+    }
+
+    /// The same, and waits until it has been told, for a moment at most.
+    pub async fn attributes_forgotten(&self, ino: Ino) {
+        let (told, hearing) = oneshot::channel();
+        let told = Some(told);
+        self.invalidate(Invalidation::Attributes { ino, told });
+        // The sender goes with the message, also where nobody listens. Later is what it is without waiting.
+        let _ = rt::timeout(TELLING, hearing).await;
     }
 
     #[must_use]

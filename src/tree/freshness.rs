@@ -6,7 +6,7 @@ use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::mount_config::Source;
 use crate::base::names::{self, DirectoryKey};
-use crate::base::object::{ObjectHeaders, ObjectId, ObjectInfo, Version};
+use crate::base::object::{ETag, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::cache::listings::Answer;
 use crate::rt;
 use std::ffi::OsStr;
@@ -53,11 +53,7 @@ impl Tree {
         match (same, settled.ino == ino) {
             (true, _) => Freshness::Same,
             (false, true) => Freshness::Changed,
-            (false, false) => {
-                // Whoever opens the name is sent back for this, and is not to be sent back again.
-                self.second_surprise(settled.ino);
-                Freshness::Replaced
-            }
+            (false, false) => Freshness::Replaced,
         }
     }
 
@@ -279,6 +275,12 @@ impl Tree {
     /// A handle was opened on the inode.
     pub fn pin(&self, ino: Ino) {
         self.table().pin(ino);
+    }
+
+    /// The inode has a content of the version `seen` (`None`: it is in this mount only), and keeps to that version. False, and
+    /// nothing done, when it stands for another one by now.
+    pub fn pin_version(&self, ino: Ino, seen: Option<&ETag>) -> bool {
+        self.table().pin_version(ino, seen)
     }
 
     /// A handle was closed.

@@ -84,6 +84,18 @@ impl Tree {
             return self.lookup_bucket(name).await;
         }
         let directory = self.directory(parent)?;
+        self.lookup_in(directory, name).await
+    }
+
+    /// As [`Tree::lookup`], in a directory of a bucket.
+    ///
+    /// # Errors
+    /// See [`Tree::lookup`].
+    pub(super) async fn lookup_in(
+        self: &Arc<Self>,
+        directory: DirectoryPlace,
+        name: &str,
+    ) -> Result<Option<Node>> {
         let resolved = match names::resolve(&directory.key, OsStr::new(name)) {
             Ok(resolved) => resolved,
             Err(names::NameError::NoSuchName) => return Ok(None),

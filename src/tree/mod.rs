@@ -52,6 +52,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use table::Table;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 /// What a directory's listing says of one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,12 +101,15 @@ pub struct TreeSettings {
 }
 
 /// Something that the kernel should forget, told from a thread of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Invalidation {
     /// The name in this directory.
     Entry { parent: Ino, name: String },
-    /// Attributes of this inode.
-    Attributes { ino: Ino },
+    /// Attributes of this inode. `told` goes when the kernel has been told.
+    Attributes {
+        ino: Ino,
+        told: Option<oneshot::Sender<()>>,
+    },
     /// Attributes and pages of this inode.
     Content { ino: Ino },
 }

@@ -124,8 +124,10 @@ pub struct Node {
     pub commits: u32,
     /// The version that the kernel may hold pages of.
     pub pages_of: Option<ETag>,
-    /// The last open of this name met another version than was known.
-    pub surprised: bool,
+    /// The kernel may still take the size of another version for the inode's.
+    pub size_is_doubtful: bool,
+    /// An open of this inode, whose name leads elsewhere, was given that one: programs have it open under this number.
+    pub shows: Option<Ino>,
     /// The inode that had the name before, until somebody else's version took it.
     pub displaced: Option<Ino>,
     pub(super) lookups: u64,

@@ -9,7 +9,7 @@
 
 use super::node::{DirectoryPlace, Ino, Kind, Link, Node, Place, ROOT};
 use crate::base::attributes::Attributes;
-use crate::base::object::{ObjectHeaders, ObjectId, Version};
+use crate::base::object::{ETag, ObjectHeaders, ObjectId, Version};
 use crate::rt::Instant;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -279,6 +279,18 @@ impl Table {
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.pins += 1;
         }
+    }
+
+    /// As [`Table::pin`], of what was seen in the version `seen`: false, and nothing done, when the inode stands for another one
+    /// by now, or its name leads elsewhere.
+    pub fn pin_version(&mut self, ino: Ino, seen: Option<&ETag>) -> bool {
+        let Some(node) = self.nodes.get_mut(&ino) else {
+            return false;
+        };
+        let stands_for = node.version.as_ref().map(|version| &version.etag);
+        let is_right = !node.gone && stands_for == seen;
+        node.pins += u32::from(is_right);
+        is_right
     }
 
     pub fn unpin(&mut self, ino: Ino) {
@@ -559,6 +571,12 @@ fn rebase(place: &DirectoryPlace, from: &DirectoryPlace, to: &DirectoryPlace) ->
 
 fn refresh(node: &mut Node, seen: Seen) {
     let same_version = node.version.as_ref().is_some_and(|v| v.etag == seen.version.etag);
+    let has_other_size = |known: &Version| known.size_bytes != seen.version.size_bytes;
+    let is_known_otherwise = node
+        .version
+        .as_ref()
+        .is_some_and(|known| !same_version || has_other_size(known));
+    node.size_is_doubtful |= is_known_otherwise && node.lookups > 0;
     if !same_version {
         node.attributes = Attributes::default();
         node.attributes_known = false;
@@ -600,7 +618,8 @@ fn blank(ino: Ino, place: Place, kind: Kind, link: Option<Link>, now: Instant, t
         unlinked: false,
         commits: 0,
         pages_of: None,
-        surprised: false,
+        size_is_doubtful: false,
+        shows: None,
         displaced: None,
         lookups: 0,
     }

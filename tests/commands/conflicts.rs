@@ -6,6 +6,7 @@ use crate::shell::Shell;
 use crate::support::pattern;
 use crate::support::store::Store;
 use pailfs::base::object::ETag;
+use pailfs::embedded::{Fault, Operation, When};
 use pailfs::spool::conflicts::id_of;
 use pailfs::spool::{Conflict, ConflictForm, RecordedPart, Spool};
 use std::collections::BTreeSet;
@@ -16,9 +17,14 @@ on_the_embedded_store!(
     changes_of_a_version_that_is_gone_need_force,
     what_was_deleted_comes_back,
     an_upload_that_was_left_open_is_completed,
+    a_completion_whose_answer_is_lost_is_found_to_be_done,
+    a_completion_of_which_nobody_heard_is_found_by_the_next_try,
     an_upload_that_does_not_hold_everything_stays,
     what_is_printed_is_what_the_schema_says,
 );
+
+/// Of the uploads that are left open here.
+const TRANSACTION: &str = "0123456789abcdef";
 
 fn etag(store: &Store, key: &str) -> String {
     let head = store.bucket.head(key);
@@ -154,7 +160,9 @@ fn changes_of_a_version_that_is_gone_need_force(store: &Store) {
 /// An upload to the object that a mount left open, with these bytes in parts of 5 MiB.
 fn upload<'a>(store: &Store, theirs: Option<&'a str>, content: &[u8], size_bytes: u64) -> Kept<'a> {
     let pieces: Vec<&[u8]> = content.chunks(5 << 20).collect();
-    let (upload_id, etags) = store.bucket.begin_upload("dir/file.txt", &pieces);
+    let (upload_id, etags) = store
+        .bucket
+        .begin_upload("dir/file.txt", &pieces, ("pailfs-txn", TRANSACTION));
     let parts = (1..)
         .zip(pieces.iter().zip(etags))
         .map(|(number, (piece, etag))| RecordedPart {
@@ -168,7 +176,11 @@ fn upload<'a>(store: &Store, theirs: Option<&'a str>, content: &[u8], size_bytes
         base: Some("old"),
         theirs,
         size_bytes,
-        form: Box::new(|_| ConflictForm::OpenUpload { upload_id, parts }),
+        form: Box::new(|_| ConflictForm::OpenUpload {
+            upload_id,
+            parts,
+            transaction: TRANSACTION.to_owned(),
+        }),
     }
 }
 
@@ -194,6 +206,44 @@ fn an_upload_that_was_left_open_is_completed(store: &Store) {
     assert_eq!(applied["etag"], etag(store, key).as_str());
     assert_eq!(applied["object_size_bytes"], ours.len() as u64);
     assert_eq!(store.bucket.open_uploads(), [""; 0]);
+    assert_eq!(shell.run(&["conflicts"]), "no conflicts\n");
+}
+
+fn a_completion_whose_answer_is_lost_is_found_to_be_done(store: &Store) {
+    let shell = Shell::new(store);
+    let ours = pattern(6 << 20, 9);
+    let kept = upload(store, None, &ours, ours.len() as u64);
+    let id = keep(&shell, store, b"", kept);
+    let faults = store.server().faults();
+    let lost = faults.inject(When::on(Operation::Complete), Fault::LoseReply);
+    let applied = shell.json(&["conflicts", "apply", "--json", &id]);
+    assert_eq!(faults.struck(lost), 1);
+    assert_eq!(applied["etag"], etag(store, "dir/file.txt").as_str());
+    assert!(store.bucket.get("dir/file.txt") == ours);
+    assert_eq!(shell.run(&["conflicts"]), "no conflicts\n");
+}
+
+fn a_completion_of_which_nobody_heard_is_found_by_the_next_try(store: &Store) {
+    let shell = Shell::new(store);
+    let key = "dir/file.txt";
+    store.bucket.put(key, "theirs");
+    let theirs = etag(store, key);
+    let ours = pattern(6 << 20, 10);
+    let kept = upload(store, Some(&theirs), &ours, ours.len() as u64);
+    let id = keep(&shell, store, b"", kept);
+    let faults = store.server().faults();
+    faults.inject(When::on(Operation::Complete), Fault::LoseReply);
+    // The two looks before are answered, that for what came of it is not.
+    let when = When::on(Operation::Head).key(key).nth(3).for_ever();
+    faults.inject(when, Fault::Answer("AccessDenied"));
+    let failed = shell.output(&["conflicts", "apply", &id]);
+    assert!(!failed.status.success(), "{failed:?}");
+    faults.clear();
+    assert!(store.bucket.get(key) == ours, "it was done");
+    assert!(shell.run(&["conflicts"]).contains(&id), "and is still kept");
+    shell.run(&["conflicts", "apply", &id]);
+    assert!(store.bucket.get(key) == ours);
+    assert_eq!(store.server().counts().of(Operation::Complete), 1);
     assert_eq!(shell.run(&["conflicts"]), "no conflicts\n");
 }
 

@@ -10,14 +10,18 @@ use pailfs::base::read_bytes::ReadBytes;
 use pailfs::fs::attr::{Attr, Change};
 use pailfs::fs::{Caller, Fs};
 use pailfs::tree::node::{Ino, Kind, Node, ROOT};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// The result of a system call: an errno where it failed.
 pub type Outcome<T> = Result<T, i32>;
 
-const CALLER: Caller = Caller { uid: 1000, gid: 1000 };
+const CALLER: Caller = Caller {
+    uid: 1000,
+    gid: 1000,
+    thread: 1,
+};
 /// What one read of the kernel asks for.
 const READ_BYTES: usize = 128 * 1024;
 const ENTRIES_AT_ONCE: usize = 7;
@@ -38,6 +42,8 @@ pub struct Driver {
     pub memory: RefCell<usize>,
     /// The last error, for messages.
     pub last_error: RefCell<String>,
+    /// Each open is another thread's.
+    threads: Cell<u32>,
 }
 
 impl Driver {
@@ -47,6 +53,7 @@ impl Driver {
             kept: RefCell::default(),
             memory: RefCell::new(20),
             last_error: RefCell::default(),
+            threads: Cell::new(CALLER.thread),
         }
     }
 
@@ -125,11 +132,16 @@ impl Driver {
     }
 
     pub async fn open(&self, path: &str, flags: i32, mode: u32) -> Outcome<Descriptor> {
-        self.retrying(async || self.open_once(path, flags, mode).await)
+        self.threads.set(self.threads.get() + 1);
+        let caller = Caller {
+            thread: self.threads.get(),
+            ..CALLER
+        };
+        self.retrying(async || self.open_once(caller, path, flags, mode).await)
             .await
     }
 
-    async fn open_once(&self, path: &str, flags: i32, mode: u32) -> Outcome<Descriptor> {
+    async fn open_once(&self, caller: Caller, path: &str, flags: i32, mode: u32) -> Outcome<Descriptor> {
         let (parent, name) = self.parent(path).await?;
         let (ino, opened) = match self.look(parent, name).await? {
             Some(_) if flags & (libc::O_CREAT | libc::O_EXCL) == libc::O_CREAT | libc::O_EXCL => {
@@ -141,14 +153,14 @@ impl Driver {
                 let flags = flags & !(libc::O_CREAT | libc::O_EXCL);
                 let opened = self
                     .fs
-                    .open(node.ino, flags)
+                    .open(caller, node.ino, flags)
                     .await
                     .map_err(|error| self.failed(&error))?;
                 self.fs.tree().count_lookup(node.ino);
                 (node.ino, opened)
             }
             None if flags & libc::O_CREAT != 0 => {
-                let created = self.fs.create(CALLER, parent, name, mode, flags).await;
+                let created = self.fs.create(caller, parent, name, mode, flags).await;
                 let (node, opened) = created.map_err(|error| self.failed(&error))?;
                 (node.ino, opened)
             }

@@ -20,6 +20,7 @@ use driver::Driver;
 use pailfs::base::attributes::MetadataFormat;
 use pailfs::base::limits::{MIB, UploadLimits};
 use pailfs::base::mount_config::{AttributesMode, OnConflict, Passthrough, Source};
+use pailfs::base::requests::RequestOptions;
 use pailfs::cache::attributes::disk::DiskAttributes;
 use pailfs::cache::blocks::BlockCache;
 use pailfs::embedded::{Store, StoreOptions};
@@ -66,6 +67,8 @@ pub struct Options {
     pub disk_cache_bytes: Option<u64>,
     /// All mounts remember attributes on disk, in one directory.
     pub attributes_on_disk: bool,
+    /// What all requests carry, those of [`World::remote`] too.
+    pub requests: RequestOptions,
 }
 
 impl Default for Options {
@@ -80,6 +83,7 @@ impl Default for Options {
             keep_open_limit_bytes: 1 << 30,
             disk_cache_bytes: None,
             attributes_on_disk: false,
+            requests: RequestOptions::default(),
         }
     }
 }
@@ -108,6 +112,15 @@ impl World {
 
     pub fn state_dir(&self) -> &Path {
         self.state.path()
+    }
+
+    /// Somebody who uses the bucket without the options that requests carry here.
+    pub fn stranger(&self) -> Remote {
+        let options = Options {
+            requests: RequestOptions::default(),
+            ..self.options.clone()
+        };
+        Remote::new(&self.store, client_options(&self.store, &options))
     }
 
     /// Mounts the bucket; what a crashed mount left behind is taken over first.
@@ -157,7 +170,13 @@ fn files_in(directory: &Path) -> Vec<PathBuf> {
 fn client_options(store: &Store, options: &Options) -> ClientOptions {
     let of_store = store.options();
     ClientOptions {
-        endpoint_url: Some("http://store.invalid".to_owned()),
+        // Nobody else is asked for the store; keys go nowhere but to this machine.
+        endpoint_url: Some(if options.requests.customer_key().is_some() {
+            "http://127.0.0.1".to_owned()
+        } else {
+            "http://store.invalid".to_owned()
+        }),
+        requests: options.requests.clone(),
         region: Some(of_store.region.clone()),
         credentials: Some(StaticCredentials {
             access_key_id: of_store.access_key.clone(),

@@ -152,6 +152,12 @@ impl Remote {
         })
     }
 
+    /// False where the store refuses to show the object.
+    pub fn may_look_at(&self, key: &str) -> bool {
+        let id = ObjectId::new(BUCKET, key);
+        self.runtime.block_on(self.client.head(&id)).is_ok()
+    }
+
     pub fn keys(&self) -> Vec<String> {
         let mut keys = Vec::new();
         let mut request = ListRequest {

@@ -40,6 +40,7 @@ mod reaching;
 mod read_only;
 mod reading;
 mod refreshing;
+mod replacing;
 mod soak;
 mod special;
 mod starting;

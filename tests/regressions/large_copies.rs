@@ -5,6 +5,7 @@ use super::{bytes_of, open};
 use crate::in_process::{Mount, Options, World};
 use pailfs::base::limits::UploadLimits;
 use pailfs::base::object::{Encryption, ObjectHeaders};
+use pailfs::base::requests::{CustomerKey, RequestOptions, WriteEncryption};
 use pailfs::embedded::{Fault, Operation, Quirks, When};
 use pailfs::tree::node::ROOT;
 use std::collections::BTreeMap;
@@ -23,7 +24,12 @@ fn large(seed: u32) -> Vec<u8> {
 
 /// A store that copies no more than the limit at once, and mounts that know it.
 pub fn small_limits() -> World {
+    small_limits_with(RequestOptions::default())
+}
+
+fn small_limits_with(requests: RequestOptions) -> World {
     let world = World::new(Options {
+        requests,
         limits: UploadLimits {
             max_copy_bytes: LIMIT,
             max_part_bytes: LIMIT,
@@ -293,4 +299,77 @@ fn a_copy_of_a_large_file_is_parts_and_no_data() {
     );
     mount.run("close", driver.close(from)).expect("closed");
     assert!(bytes_of(&world, "copy").expect("copied") == large(0));
+}
+
+/// With a key that the store does not keep, every request about an object has to bring it: for what is written, and for what
+/// is copied from, which a large object from before may not be encrypted with.
+#[test]
+fn large_objects_are_edited_and_renamed_with_a_key_of_ones_own() {
+    for is_from_before in [false, true] {
+        let key = CustomerKey::from_file(&[7; 32]).expect("a key");
+        let world = small_limits_with(RequestOptions {
+            encryption: Some(WriteEncryption::Customer(key)),
+            ..RequestOptions::default()
+        });
+        let stranger = world.stranger();
+        let owner = if is_from_before { &stranger } else { &world.remote };
+        owner.put("f", &large(0));
+        owner.put("g", &large(0));
+        assert_eq!(stranger.may_look_at("f"), is_from_before);
+        let mount = world.mount();
+        let driver = &mount.driver;
+        mount
+            .run("rename", driver.rename("f", "renamed", false))
+            .expect("renamed");
+        mount.run("chmod", driver.chmod("g", 0o600)).expect("changed");
+        mount.sleep(Duration::from_secs(5));
+        assert!(bytes_of(&world, "g").expect("there") == large(0));
+        assert!(!stranger.may_look_at("g"), "what is copied is encrypted");
+
+        let mut expected = large(0);
+        let file = open(&mount, "renamed", libc::O_RDWR);
+        mount
+            .run("write", driver.write(&file, 7 << 20, b"edit"))
+            .expect("written");
+        expected[7 << 20..][..4].copy_from_slice(b"edit");
+        mount.run("fsync", driver.fsync(&file)).expect("in the bucket");
+        mount
+            .run("truncate", driver.ftruncate(&file, 19 << 20))
+            .expect("truncated");
+        expected.truncate(19 << 20);
+        mount.run("close", driver.close(file)).expect("closed");
+        let copy = open(&mount, "copy", libc::O_WRONLY | libc::O_CREAT);
+        let from = open(&mount, "renamed", libc::O_RDONLY);
+        let copied = mount.run("copy", driver.copy_range((&from, 0), (&copy, 0), 19 << 20));
+        assert_eq!(copied, Ok(19 << 20));
+        mount.run("close", driver.close(copy)).expect("closed");
+        mount.run("close", driver.close(from)).expect("closed");
+        for key in ["renamed", "copy"] {
+            assert!(bytes_of(&world, key).expect("there") == expected, "{key}");
+            assert!(!stranger.may_look_at(key), "{key} is encrypted");
+        }
+        assert_eq!(world.store.counts().of(Operation::Copy), 0);
+        assert_eq!(world.remote.keys(), ["copy", "g", "renamed"]);
+        no_uploads(&world);
+        assert_eq!(mount.unmount(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_large_file_is_streamed_with_a_key_of_ones_own() {
+    let key = CustomerKey::from_file(&[7; 32]).expect("a key");
+    let world = small_limits_with(RequestOptions {
+        encryption: Some(WriteEncryption::Customer(key)),
+        ..RequestOptions::default()
+    });
+    let mount = world.mount();
+    let driver = &mount.driver;
+    let file = open(&mount, "f", libc::O_WRONLY | libc::O_CREAT);
+    mount
+        .run("write", driver.write(&file, 0, &large(3)))
+        .expect("written");
+    mount.run("close", driver.close(file)).expect("closed");
+    assert!(world.store.counts().of(Operation::UploadPart) > 0);
+    assert!(bytes_of(&world, "f").expect("there") == large(3));
+    assert!(!world.stranger().may_look_at("f"));
 }

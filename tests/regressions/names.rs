@@ -122,7 +122,11 @@ fn a_file_made_while_its_directory_is_renamed_is_found_there() {
     let (world, mount) = world_with("d/f", b"bytes");
     let driver = &mount.driver;
     let directory = mount.run("stat", driver.stat("d")).expect("there").ino;
-    let caller = pailfs::fs::Caller { uid: 0, gid: 0 };
+    let caller = pailfs::fs::Caller {
+        uid: 0,
+        gid: 0,
+        thread: 1,
+    };
     // The new file is made when everything is copied and only the old objects are still to be deleted.
     let late = When::on(Operation::Delete).key("d/f");
     world

@@ -1,15 +1,38 @@
 //! Somebody else's versions, met by operations on a path while handles are bound to older ones.
 
 use super::{bytes_of, open, world_with};
-use crate::in_process::Mount;
 use crate::in_process::driver::Outcome;
+use crate::in_process::{Mount, World};
 use pailfs::base::read_bytes::ReadBytes;
 use pailfs::embedded::{Fault, Operation, When};
-use pailfs::tree::node::ROOT;
+use pailfs::fs::Caller;
+use pailfs::fs::attr::Change;
+use pailfs::fs::open::Opened;
+use pailfs::tree::node::{Ino, ROOT};
+use std::pin::pin;
 use std::time::Duration;
 
 /// Longer than anything is believed.
 const LONG: Duration = Duration::from_secs(120);
+
+/// A program that opens files one after the other.
+const PROGRAM: Caller = Caller {
+    uid: 1000,
+    gid: 1000,
+    thread: 77,
+};
+
+/// As the kernel does it, which looks a path up and then opens what that led to.
+fn open_inode(mount: &Mount, ino: Ino, flags: i32) -> Outcome<Opened> {
+    let opened = mount.run("open", mount.fs.open(PROGRAM, ino, flags));
+    opened.map_err(|error| error.errno())
+}
+
+/// What `f` leads to.
+fn look(mount: &Mount) -> Ino {
+    let found = mount.run("lookup", mount.fs.lookup(ROOT, "f"));
+    found.expect("found").expect("there").ino
+}
 
 /// `operation` on a path whose object was replaced, while a handle has the former version.
 fn newer_version_survives(from: &str, to: &str, operation: impl AsyncFn(&Mount) -> Outcome<()>) {
@@ -67,7 +90,7 @@ fn old_pages_are_dropped(to: &str, operation: impl AsyncFn(&Mount) -> Outcome<()
         .expect("found")
         .expect("there");
     if found.ino == node.ino {
-        let opened = mount.run("open", mount.fs.open(node.ino, libc::O_RDONLY));
+        let opened = open_inode(&mount, node.ino, libc::O_RDONLY);
         let keeps = opened.is_ok_and(|opened| opened.keep_cache && !opened.direct_io);
         assert!(
             !keeps,
@@ -122,25 +145,18 @@ fn an_open_with_o_trunc_replaces_what_is_there_though_a_handle_has_an_older_vers
 fn an_open_that_was_sent_back_once_succeeds_though_the_object_is_replaced_again() {
     let (world, mount) = world_with("f", b"one");
     let held = open(&mount, "f", libc::O_RDWR);
-    let look = || {
-        let found = mount.run("lookup", mount.fs.lookup(ROOT, "f"));
-        found.expect("found").expect("there").ino
-    };
-    let first = look();
+    let first = look(&mount);
     world.remote.put("f", b"two");
     let flags = libc::O_WRONLY | libc::O_APPEND;
-    let sent_back = mount.run("open", mount.fs.open(first, flags)).map(|_| ());
     assert_eq!(
-        sent_back.map_err(|error| error.errno()),
+        open_inode(&mount, first, flags).map(drop),
         Err(libc::ESTALE),
         "the kernel is to look again"
     );
-    let second = look();
+    let second = look(&mount);
     assert_ne!(first, second, "an open handle keeps its inode");
     world.remote.put("f", b"three");
-    let opened = mount
-        .run("open", mount.fs.open(second, flags))
-        .expect("no second time");
+    let opened = open_inode(&mount, second, flags).expect("no second time");
     mount
         .run("write", mount.fs.write(opened.handle, 0, b"!"))
         .expect("written");
@@ -219,9 +235,7 @@ fn pages_are_kept_once_the_kernel_has_dropped_older_ones() {
     let (world, mount) = world_with("f", b"old");
     let keeps = |what: &str| {
         let ino = mount.run("stat", mount.driver.stat("f")).expect("there").ino;
-        let opened = mount
-            .run(what, mount.fs.open(ino, libc::O_RDONLY))
-            .expect("opened");
+        let opened = open_inode(&mount, ino, libc::O_RDONLY).expect(what);
         (opened.keep_cache, opened.handle)
     };
     let (keeps_any, first) = keeps("first");
@@ -234,4 +248,158 @@ fn pages_are_kept_once_the_kernel_has_dropped_older_ones() {
     assert!(keeps("after that").0);
     assert_eq!(mount.unmount(), Vec::<String>::new());
     drop(world);
+}
+
+/// An open that finds its file replaced, whose kernel looks again, and finds it replaced once more.
+fn replaced_twice_within_an_open(replace: impl Fn(&World, &Mount, &[u8])) {
+    let (world, mount) = world_with("f", b"one");
+    let first = look(&mount);
+    replace(&world, &mount, b"the second");
+    assert_eq!(
+        open_inode(&mount, first, libc::O_RDONLY).map(drop),
+        Err(libc::ESTALE)
+    );
+    let second = look(&mount);
+    replace(&world, &mount, b"the third, which is longer");
+    let opened = open_inode(&mount, second, libc::O_RDONLY).expect("the kernel comes no third time");
+    assert!(
+        opened.direct_io && !opened.keep_cache,
+        "the kernel's size and pages are not those of what was opened: {opened:?}"
+    );
+    let mut out = ReadBytes::default();
+    let read = mount.run("read", mount.fs.read(opened.handle, 0, 100, &mut out));
+    read.expect("read");
+    assert_eq!(out.as_slice(), b"the third, which is longer");
+    let attributes = mount.run("fstat", mount.fs.attributes(second)).expect("there");
+    assert_eq!((attributes.ino, attributes.size_bytes), (second, 26));
+    // What comes after that is not this handle's.
+    replace(&world, &mount, b"the fourth");
+    let mut out = ReadBytes::default();
+    let read = mount.run("read", mount.fs.read(opened.handle, 0, 9, &mut out));
+    read.expect("read");
+    assert_eq!(out.as_slice(), b"the third");
+    mount.run("release", mount.fs.release(opened.handle));
+    let read = mount.run("read", mount.driver.read_file("f"));
+    assert_eq!(read.expect("read"), b"the fourth");
+    assert_eq!(mount.unmount(), Vec::<String>::new());
+}
+
+#[test]
+fn an_open_succeeds_though_another_mount_replaces_the_file_twice_meanwhile() {
+    replaced_twice_within_an_open(|world, _, bytes| world.remote.put("f", bytes));
+}
+
+#[test]
+fn an_open_succeeds_though_its_name_is_renamed_over_twice_meanwhile() {
+    replaced_twice_within_an_open(|_, mount, bytes| {
+        let writing = mount.driver.write_file("new", libc::O_CREAT, bytes);
+        mount.run("write", writing).expect("written");
+        let renaming = mount.driver.rename("new", "f", false);
+        mount.run("rename", renaming).expect("renamed");
+    });
+}
+
+/// What a program does through such a handle, it does to the file that has the name.
+#[test]
+fn what_was_opened_in_place_of_a_replaced_file_is_the_file_that_has_its_name() {
+    let (world, mount) = world_with("f", b"one");
+    let first = look(&mount);
+    world.remote.put("f", b"two");
+    assert_eq!(
+        open_inode(&mount, first, libc::O_RDWR).map(drop),
+        Err(libc::ESTALE)
+    );
+    let second = look(&mount);
+    let replacing = async {
+        mount.driver.write_file("new", libc::O_CREAT, b"three").await?;
+        mount.driver.rename("new", "f", false).await
+    };
+    mount.run("replace", replacing).expect("replaced");
+    let opened = open_inode(&mount, second, libc::O_RDWR).expect("opened");
+    let writing = mount.fs.write(opened.handle, 0, b"T");
+    mount.run("write", writing).expect("written");
+    let change = Change {
+        size_bytes: Some(4),
+        ..Change::default()
+    };
+    let cut = mount.fs.set_attributes(second, change, Some(opened.handle));
+    let attributes = mount.run("ftruncate", cut).expect("cut");
+    assert_eq!((attributes.ino, attributes.size_bytes), (second, 4));
+    // All handles of a file share its content.
+    let read = mount.run("read", mount.driver.read_file("f"));
+    assert_eq!(read.expect("read"), b"Thre");
+    mount
+        .run("flush", mount.fs.flush(opened.handle))
+        .expect("no conflict");
+    mount.run("release", mount.fs.release(opened.handle));
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"Thre");
+}
+
+#[test]
+fn an_open_of_what_was_removed_while_the_kernel_looked_again_finds_nothing() {
+    let (world, mount) = world_with("f", b"one");
+    let first = look(&mount);
+    world.remote.put("f", b"two");
+    assert_eq!(
+        open_inode(&mount, first, libc::O_RDONLY).map(drop),
+        Err(libc::ESTALE)
+    );
+    let second = look(&mount);
+    mount.run("unlink", mount.driver.unlink("f")).expect("removed");
+    assert_eq!(
+        open_inode(&mount, second, libc::O_RDONLY).map(drop),
+        Err(libc::ENOENT)
+    );
+}
+
+/// The answer to a look says what was there when it was asked. What has been opened since is newer.
+#[test]
+fn a_look_that_is_answered_late_does_not_bring_an_older_version_back() {
+    let (world, mount) = world_with("f", b"one");
+    let driver = &mount.driver;
+    mount.run("stat", driver.stat("f")).expect("known");
+    let late = Fault::DelayReply(Duration::from_secs(5));
+    world
+        .store
+        .faults()
+        .inject(When::on(Operation::Head).key("f"), late);
+    let mut truncating = pin!(driver.truncate("f", 2));
+    let early = mount.run_for("truncate", Duration::from_secs(1), &mut truncating);
+    assert_eq!(early, None, "its look has seen the first version");
+    world.remote.put("f", b"TWO");
+    assert_eq!(mount.run("read", driver.read_file("f")).expect("read"), b"TWO");
+    mount.run("truncate", truncating).expect("truncated");
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"TW");
+    let kept = pailfs::spool::conflicts::list(mount.state_dir()).expect("a list");
+    assert!(
+        kept.conflicts.is_empty(),
+        "nobody else changed it meanwhile: {kept:?}"
+    );
+}
+
+/// Two opens at the same time: the one that reads has the content first.
+#[test]
+fn an_open_with_o_trunc_empties_the_file_though_another_open_is_faster() {
+    let (world, mount) = world_with("f", b"one");
+    let driver = &mount.driver;
+    // Its attributes are known, but not what else it carries.
+    mount.run("stat", driver.stat("f")).expect("known");
+    driver.forget_all();
+    mount.run("list", driver.list("", false)).expect("listed");
+    let slow = Fault::Delay(Duration::from_secs(5));
+    let look = world
+        .store
+        .faults()
+        .inject(When::on(Operation::Head).key("f"), slow);
+    let flags = libc::O_WRONLY | libc::O_TRUNC;
+    let opening = async { tokio::join!(driver.open("f", flags, 0), driver.open("f", libc::O_RDONLY, 0)) };
+    let (writer, reader) = mount.run("open", opening);
+    let (writer, reader) = (writer.expect("opened"), reader.expect("opened"));
+    assert_eq!(world.store.faults().struck(look), 1, "the other one was faster");
+    mount
+        .run("write", driver.write(&writer, 0, b"X"))
+        .expect("written");
+    mount.run("close", driver.close(writer)).expect("closed");
+    assert_eq!(bytes_of(&world, "f").expect("there"), b"X");
+    mount.run("close", driver.close(reader)).expect("closed");
 }

@@ -137,8 +137,14 @@ impl Bucket {
     }
 
     /// An upload that stays open, with these parts: its id, and their tags without quotes.
-    pub fn begin_upload(&self, key: &str, parts: &[&[u8]]) -> (String, Vec<String>) {
+    pub fn begin_upload(
+        &self,
+        key: &str,
+        parts: &[&[u8]],
+        (name, value): (&str, &str),
+    ) -> (String, Vec<String>) {
         let request = self.client.create_multipart_upload().bucket(&self.name).key(key);
+        let request = request.metadata(name, value);
         let created = block_on(request.send()).expect("an upload");
         let upload_id = created.upload_id.expect("an id");
         let etags = (1..).zip(parts).map(|(number, part)| {

@@ -203,6 +203,10 @@ pub async fn complete(
         .change([], |state| {
             let target = bucket_of(state, &bucket)?;
             let (name, upload) = upload_of(target, &key, &input.upload_id)?;
+            // S3 wants the key again where it has to make a checksum of the parts.
+            if upload.plan.headers.customer_key_md5.is_some() && upload.plan.algorithm.is_some() {
+                check_customer_key(&upload.plan.headers, input.sse_customer_key_md5.as_deref())?;
+            }
             conditions.check(target.current_etag(&key))?;
             let object = claim.object(upload)?;
             let (e_tag, sum) = (Some(etag(&object.etag)), object.sum.clone());

@@ -187,6 +187,7 @@ impl File {
         let form = ConflictForm::OpenUpload {
             upload_id: opened.upload.0.clone(),
             parts,
+            transaction: link.transaction.clone(),
         };
         let mut records = vec![self.record_conflict(theirs, form, None).await?];
         if !is_complete {

@@ -33,7 +33,7 @@ pub enum Saved {
 /// to get at them); `NotFound`: its file is gone; `LocalIo`.
 pub fn save(kept: &KeptConflict, destination: &Path, overwrite: bool) -> Result<Saved> {
     match &kept.conflict.form {
-        ConflictForm::OpenUpload { upload_id, parts } => Err(elsewhere(kept, upload_id, parts.len())),
+        ConflictForm::OpenUpload { upload_id, parts, .. } => Err(elsewhere(kept, upload_id, parts.len())),
         ConflictForm::Whole { .. } => {
             let from = open_bytes(kept)?;
             write_whole(destination, overwrite, |to| {

@@ -142,6 +142,7 @@ fn an_upload_that_a_conflict_keeps_open_is_never_handed_out_for_aborting() {
     let form = ConflictForm::OpenUpload {
         upload_id: kept.upload_id.clone(),
         parts: Vec::new(),
+        transaction: "t".to_owned(),
     };
     spool.record_conflict(&conflict(form, 5)).unwrap();
 

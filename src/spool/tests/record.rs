@@ -127,8 +127,15 @@ fn any_form() -> impl Strategy<Value = ConflictForm> {
     let runs = proptest::collection::vec(any::<(u64, u64)>(), 0..4);
     prop_oneof![
         any::<String>().prop_map(|file_name| ConflictForm::Whole { file_name }),
-        (any::<String>(), proptest::collection::vec(any_part(), 0..4))
-            .prop_map(|(upload_id, parts)| ConflictForm::OpenUpload { upload_id, parts }),
+        (
+            any::<(String, String)>(),
+            proptest::collection::vec(any_part(), 0..4)
+        )
+            .prop_map(|((upload_id, transaction), parts)| ConflictForm::OpenUpload {
+                upload_id,
+                parts,
+                transaction,
+            }),
         (any::<(String, String)>(), runs).prop_map(|((file_name, base_etag), runs)| {
             ConflictForm::Patch {
                 file_name,
@@ -180,6 +187,17 @@ fn the_form_on_disk_stays_readable() {
         unsent.headers.metadata,
         BTreeMap::from([("mtime".to_owned(), "1".to_owned())])
     );
+}
+
+#[test]
+fn an_open_upload_without_its_transaction_stays_readable() {
+    let stored = br#"{"version":1,"record":{"OpenUpload":{"upload_id":"u","parts":[]}}}"#;
+    let form = ConflictForm::OpenUpload {
+        upload_id: "u".to_owned(),
+        parts: Vec::new(),
+        transaction: String::new(),
+    };
+    assert_eq!(decode::<ConflictForm>(stored, "test").unwrap(), form);
 }
 
 #[test]
