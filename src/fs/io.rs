@@ -39,8 +39,17 @@ impl Fs {
     /// `BadHandle`, `Stale` when the version is gone from the bucket, and what S3 says.
     pub async fn read(&self, number: u64, offset: u64, len: usize, out: &mut ReadBytes) -> Result<()> {
         let handle = self.file_handle(number)?;
-        let reading = handle.open.file.read(&handle.stream, offset, len, out);
-        self.watched(handle.ino, &handle.open, reading).await
+        let file = &handle.open.file;
+        self.watched(
+            handle.ino,
+            &handle.open,
+            file.read(&handle.stream, offset, len, out),
+        )
+        .await?;
+        if !handle.direct_io && offset + len as u64 >= file.size_bytes() {
+            self.tree.read_to_the_end(handle.ino);
+        }
+        Ok(())
     }
 
     /// write(2) with the flags that the handle was opened with.

@@ -4,6 +4,7 @@ use super::node::{DirectoryPlace, Ino, Kind, Link, Node, ROOT};
 use super::{Invalidation, Listed, Tree, lookup};
 use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::limits::KIB;
 use crate::base::mount_config::Source;
 use crate::base::names::{self, Named};
 use crate::base::object::{ETag, ObjectHeaders, ObjectId, Version};
@@ -16,6 +17,13 @@ use tokio::sync::oneshot;
 /// How long an open waits for the kernel to be told something, which takes microseconds.
 const TELLING: Duration = Duration::from_secs(1);
 
+/// Up to this size all bytes come at once, and are checked before they are used.
+const SMALL_BYTES: u64 = 128 * KIB;
+
+fn are_pages_current(node: &Node) -> bool {
+    node.pages_of.is_some() && node.pages_of == node.version.as_ref().map(|version| version.etag.clone())
+}
+
 impl Tree {
     /// True when nothing needs to be asked at `open`: the user said that nobody else writes here.
     #[must_use]
@@ -23,17 +31,26 @@ impl Tree {
         self.metadata_ttl().is_none() && node.refresh_due.is_none()
     }
 
-    /// True when the kernel may hold pages of the inode's current version.
+    /// True when the kernel may hold all pages of the inode's current version. Where a small file's last one is certainly
+    /// missing, asking for the bytes costs no more than asking whether they are still the same.
     #[must_use]
     pub fn has_pages(&self, node: &Node) -> bool {
-        node.pages_of.is_some() && node.pages_of == node.version.as_ref().map(|version| version.etag.clone())
+        let is_small = (node.version.as_ref()).is_some_and(|version| version.size_bytes <= SMALL_BYTES);
+        are_pages_current(node) && (node.has_last_page || !is_small)
+    }
+
+    /// The kernel got the last bytes of the inode's content, for its pages.
+    pub fn read_to_the_end(&self, ino: Ino) {
+        if let Some(node) = self.table().get_mut(ino) {
+            node.has_last_page = true;
+        }
     }
 
     /// True when the kernel's pages of the inode are right. Where they are not it drops them when it hears of the open; until
     /// then an open that kept them would see old ones.
     #[must_use]
     pub fn keeps_pages(&self, ino: Ino) -> bool {
-        self.table().get(ino).is_some_and(|node| self.has_pages(node))
+        self.table().get(ino).is_some_and(are_pages_current)
     }
 
     /// The kernel holds pages of this version only, if it is the current one.
@@ -45,6 +62,7 @@ impl Tree {
                 .is_some_and(|current| current.etag == *version)
         {
             node.pages_of = Some(version.clone());
+            node.has_last_page = false;
         }
     }
 
@@ -180,7 +198,7 @@ impl Tree {
                 node.attributes_known = false;
                 node.headers = None;
                 node.link_target = None;
-            } else if self.has_pages(node) {
+            } else if are_pages_current(node) {
                 node.pages_of = Some(version.etag.clone());
             }
             node.version = Some(version);

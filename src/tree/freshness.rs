@@ -4,6 +4,7 @@ use super::node::{DirectoryPlace, Ino, Node, Place};
 use super::{Invalidation, Tree};
 use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::limits::KIB;
 use crate::base::mount_config::Source;
 use crate::base::names::{self, DirectoryKey};
 use crate::base::object::{ETag, ObjectHeaders, ObjectId, ObjectInfo, Version};
@@ -12,6 +13,9 @@ use crate::rt;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Of the kernel's page cache, mostly: where they are larger a file is looked at once more.
+const PAGE_BYTES: u64 = 4 * KIB;
 
 /// What a look at an object meant for the inode that led there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,6 +220,10 @@ impl Tree {
             // What programs wrote through the kernel is in its pages, so they are those of the new version.
             if node.pages_of == node.version.as_ref().map(|version| version.etag.clone()) {
                 node.pages_of = Some(version.etag.clone());
+            }
+            let size_bytes = node.version.as_ref().map(|version| version.size_bytes);
+            if size_bytes != Some(version.size_bytes) {
+                node.has_last_page = version.size_bytes.is_multiple_of(PAGE_BYTES);
             }
             node.version = Some(version);
             node.attributes = attributes;

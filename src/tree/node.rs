@@ -128,6 +128,8 @@ pub struct Node {
     pub size_is_doubtful: bool,
     /// An open of this inode, whose name leads elsewhere, was given that one: programs have it open under this number.
     pub shows: Option<Ino>,
+    /// It has the last one, too, as far as is known: it does not fill it from what programs write.
+    pub has_last_page: bool,
     /// The inode that had the name before, until somebody else's version took it.
     pub displaced: Option<Ino>,
     pub(super) lookups: u64,

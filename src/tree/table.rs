@@ -620,6 +620,7 @@ fn blank(ino: Ino, place: Place, kind: Kind, link: Option<Link>, now: Instant, t
         pages_of: None,
         size_is_doubtful: false,
         shows: None,
+        has_last_page: false,
         displaced: None,
         lookups: 0,
     }

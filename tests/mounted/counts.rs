@@ -1,10 +1,12 @@
 //! What common work costs in requests. Only the embedded store counts.
 
-use crate::support::command::{Tool, bash};
+use crate::support::command::{Tool, bash, has_program, script_tool};
 use crate::support::files;
 use crate::support::mount::Place;
 use crate::support::store::Store;
 use pailfs::embedded::Operation;
+use std::collections::BTreeMap;
+use std::path::Path;
 
 crate::on_the_embedded_store!(
     copying_many_files_in,
@@ -13,6 +15,8 @@ crate::on_the_embedded_store!(
     writing_a_file_is_one_request,
     nothing_is_asked_twice_in_a_short_time,
     the_next_mount_does_not_probe_again,
+    what_was_written_is_read_with_one_request,
+    cloning_a_repository,
 );
 
 const DIRECTORIES: usize = 20;
@@ -159,4 +163,93 @@ fn the_next_mount_does_not_probe_again(store: &Store) {
     ] {
         assert!(place.log().says(said), "{by}: {}", place.log().tail());
     }
+}
+
+fn what_was_written_is_read_with_one_request(store: &Store) {
+    let mount = store.mount().options("--metadata-ttl 1h").start();
+    let counts = store.server().counts().clone();
+    // The kernel keeps whole pages of what is written, and no others.
+    for (name, bytes) in [("short", 100), ("longer", 9_000)] {
+        let content = vec![b'c'; bytes];
+        files::write(&mount.join(name), &content).expect("written");
+        counts.reset();
+        assert!(std::fs::read(mount.join(name)).expect("read") == content);
+        assert_eq!(counts.all(), [(Operation::Get, 1)].into(), "{name}");
+        counts.reset();
+        assert!(std::fs::read(mount.join(name)).expect("read") == content);
+        // Now it has them all, and the object is looked at only, unless the kernel needed the memory.
+        assert_eq!(counts.of(Operation::Head), 1, "{name}");
+    }
+}
+
+/// git copies objects file by file, sets their times, and reads each twice when it checks out: nothing else is to be asked.
+fn cloning_a_repository(store: &Store) {
+    const FILES: usize = 200;
+    if !has_program("git") {
+        return;
+    }
+    let mount = store.mount().options("--metadata-ttl 1h").start();
+    let git = |directory: &Path, script: &str| {
+        script_tool(directory, script)
+            .env("HOME", mount.work())
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .run()
+    };
+    let per_directory = FILES / 4;
+    git(
+        &mount.work(),
+        &format!(
+            r"
+            git init -q repository && cd repository && mkdir a b c d
+            for d in a b c d; do for i in $(seq {per_directory}); do head -c 4000 /dev/urandom > $d/f$i; done; done
+            git add . && git -c user.name=A -c user.email=a@example.org commit -q -m files
+            "
+        ),
+    );
+    let counts = store.server().counts().clone();
+    counts.reset();
+    counts.set_logging(true);
+    let clone = format!("git clone -q {}/repository clone", mount.work().display());
+    git(&mount.path(), &clone);
+    mount.unmount();
+    let mut asked: BTreeMap<String, BTreeMap<Operation, u64>> = BTreeMap::new();
+    for (operation, key) in counts.log() {
+        *asked.entry(key).or_default().entry(operation).or_default() += 1;
+    }
+    // Blobs, trees, the commit.
+    let is_object = |key: &str| key.starts_with("clone/.git/objects/") && !key.ends_with('/');
+    let objects = asked.iter().filter(|(key, _)| is_object(key));
+    let (mut number, mut looks) = (0, 0);
+    for (key, asked) in objects {
+        let of = |operation| asked.get(&operation).copied().unwrap_or(0);
+        number += 1;
+        looks += of(Operation::Get) + of(Operation::Head);
+        let changes = asked
+            .iter()
+            .filter(|(operation, _)| !matches!(operation, Operation::Get | Operation::Head));
+        let changes: Vec<_> = changes.map(|(operation, count)| (*operation, *count)).collect();
+        assert_eq!(changes, [(Operation::Put, 1), (Operation::Copy, 1)], "{key}");
+    }
+    assert_eq!(number, FILES + 4 + 1 + 1);
+    // Trees and the commit are read some more times.
+    assert!(
+        looks <= 2 * FILES as u64 + 50,
+        "{looks} looks at {number} objects"
+    );
+    for (key, asked) in &asked {
+        let is_renamed = Path::new(key).extension().is_some_and(|ending| ending == "lock");
+        let allowed = [Operation::Put, Operation::Delete];
+        assert!(
+            !is_renamed || asked.keys().all(|asked| allowed.contains(asked)),
+            "{key}: {asked:?}"
+        );
+        let is_file = ["a", "b", "c", "d"]
+            .iter()
+            .any(|directory| key.starts_with(&format!("clone/{directory}/f")));
+        assert!(
+            !is_file || *asked == [(Operation::Put, 1)].into(),
+            "{key}: {asked:?}"
+        );
+    }
+    assert!(counts.of(Operation::List) <= 4, "{:?}", counts.all());
 }
