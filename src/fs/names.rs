@@ -374,6 +374,11 @@ impl Fs {
     /// A name went from `directory`: its times change, and it may need a marker to go on existing.
     pub(crate) async fn after_removal(self: &Arc<Self>, directory: &DirectoryPlace) {
         self.touch_directory(directory);
+        self.may_be_empty(directory).await;
+    }
+
+    /// Something went from the bucket that was in `directory`, which may need a marker to go on existing.
+    pub(crate) async fn may_be_empty(self: &Arc<Self>, directory: &DirectoryPlace) {
         if directory.key.is_partial() {
             // As other directories: until it is removed.
             self.tree.emptied(directory);

@@ -17,7 +17,7 @@ use crate::base::object::{ETag, ObjectId, ObjectInfo};
 use crate::object::outcome;
 use crate::rt;
 use crate::spool::{Intent, RecordId};
-use crate::tree::node::{Ino, Node};
+use crate::tree::node::{DirectoryPlace, Ino, Node};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
@@ -146,6 +146,9 @@ impl Fs {
         if let Some(deferred) = slot.take() {
             self.forget_record(deferred.record).await;
         }
+        drop(slot);
+        // Others saw it, and that the directory was not empty, when they removed the rest.
+        self.may_be_empty(&DirectoryPlace::around(&id)).await;
         true
     }
 

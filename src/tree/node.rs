@@ -20,6 +20,18 @@ pub struct DirectoryPlace {
     pub key: DirectoryKey,
 }
 
+impl DirectoryPlace {
+    /// The directory that an object's key is in.
+    #[must_use]
+    pub fn around(id: &ObjectId) -> Self {
+        let end = id.key.rfind('/').map_or(0, |slash| slash + 1);
+        Self {
+            bucket: id.bucket.clone(),
+            key: DirectoryKey::root(&id.key[..end]),
+        }
+    }
+}
+
 /// Where an inode's content is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {

@@ -249,6 +249,24 @@ fn a_directory_that_was_emptied_by_two_machines_stays() {
 }
 
 #[test]
+fn a_directory_that_another_machine_left_to_an_unlinked_file_stays() {
+    let Story { world, mount } = Story::new(&[("d/e", b"without a marker"), ("d/f", b"f")]);
+    let other = world.mount_elsewhere("other");
+    let names = mount.run("list", mount.driver.list("d", true));
+    assert_eq!(names.map(|names| names.len()), Ok(2));
+    let open = mount.driver.open("d/f", libc::O_RDONLY, 0);
+    let descriptor = mount.run("open", open).expect("opened");
+    assert_eq!(mount.run("unlink", mount.driver.unlink("d/f")), Ok(()));
+    mount.sleep(LONG);
+    assert_eq!(other.run("unlink", other.driver.unlink("d/e")), Ok(()));
+    other.sleep(LONG);
+    assert_eq!(world.remote.keys(), ["d/f"]);
+    assert_eq!(mount.run("close", mount.driver.close(descriptor)), Ok(()));
+    mount.sleep(LONG);
+    assert_eq!(world.remote.keys(), ["d/"]);
+}
+
+#[test]
 fn a_file_is_seen_though_an_unlinked_one_of_its_name_is_still_open() {
     let story = Story::new(&[("f", b"old")]);
     let driver = &story.mount.driver;

@@ -9,7 +9,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 crate::on_each_store!(a_file_can_be_opened_while_programs_rename_over_it);
-// SeaweedFS, while an object is replaced, answers with the headers of one version and bytes of another.
+// On SeaweedFS a read once showed bytes of two versions while objects were replaced; whose they were was not found out.
 crate::on_the_embedded_store!(a_file_can_be_opened_while_another_mount_replaces_it);
 
 const WRITERS: usize = 2;
