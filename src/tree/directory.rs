@@ -243,7 +243,7 @@ impl DirectoryReader {
             listing = fresh(&self.tree);
         }
         self.tree.walks.has_read(&self.place);
-        self.tree.look_at_types_ahead(&self.place);
+        self.tree.look_at_types_ahead(&self.place).await;
         match listing {
             Some(listing) => Source::Listing {
                 items: cached_items(&self.tree, &self.place, &listing),

@@ -14,6 +14,7 @@ use super::node::{DirectoryPlace, Link};
 use super::{Listed, Tree};
 use crate::base::error::Result;
 use crate::base::object::{ETag, ObjectId, ObjectInfo};
+use crate::plan::entries::PageObject;
 use crate::rt::{self, Instant};
 use lru::LruCache;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,18 +48,18 @@ struct Row {
 #[derive(Default)]
 pub(super) struct TypesAhead {
     /// By key.
-    wanted: BTreeMap<String, ObjectId>,
+    wanted: BTreeMap<String, (ObjectId, PageObject)>,
     /// Keys of those that were asked for.
     asked: BTreeSet<String>,
 }
 
 impl TypesAhead {
-    pub(super) fn add(&mut self, id: ObjectId) {
-        self.wanted.insert(id.key.to_string(), id);
+    pub(super) fn add(&mut self, id: ObjectId, listed: &PageObject) {
+        self.wanted.insert(id.key.to_string(), (id, listed.clone()));
     }
 
     /// The walker reads this directory: what to ask for now, so that no more than `most` lie ahead.
-    pub(super) fn next(&mut self, prefix: &str, most: usize) -> Vec<ObjectId> {
+    pub(super) fn next(&mut self, prefix: &str, most: usize) -> Vec<(ObjectId, PageObject)> {
         self.asked = self.asked.split_off(prefix);
         let room = most.saturating_sub(self.asked.len());
         let ahead = self.wanted.range(prefix.to_owned()..).take(room);
@@ -179,9 +180,13 @@ impl Tree {
     }
 
     /// Somebody reads a directory with the types of what is in it, and may be walking.
-    pub(super) fn look_at_types_ahead(self: &Arc<Self>, directory: &DirectoryPlace) {
-        for id in self.walks.types_ahead(directory, self.heads.parallelism) {
-            self.ask_ahead(id);
+    pub(super) async fn look_at_types_ahead(self: &Arc<Self>, directory: &DirectoryPlace) {
+        for (id, object) in self.walks.types_ahead(directory, self.heads.parallelism) {
+            // What is on disk may tell.
+            self.attributes.load(&id).await;
+            if self.seen_from_listing(&id, &object, rt::now()).is_none() {
+                self.ask_ahead(id);
+            }
         }
     }
 

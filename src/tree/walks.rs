@@ -152,7 +152,7 @@ impl Walks {
 
     /// Objects in and behind a directory that is read now, of which nobody can tell without a look what they are. No more
     /// than `most` of them lie ahead.
-    pub(super) fn types_ahead(&self, place: &DirectoryPlace, most: usize) -> Vec<ObjectId> {
+    pub(super) fn types_ahead(&self, place: &DirectoryPlace, most: usize) -> Vec<(ObjectId, PageObject)> {
         if self.active.load(Ordering::Relaxed) == 0 {
             return Vec::new();
         }
@@ -393,7 +393,7 @@ impl Tree {
             for object in entries.values().filter_map(Listed::object) {
                 let id = ObjectId::new(bucket.clone(), object.key.as_str());
                 if self.may_be_special(object) && self.seen_from_listing(&id, object, at).is_none() {
-                    progress.types_ahead.add(id);
+                    progress.types_ahead.add(id, object);
                 }
             }
             self.listings.finish_since(&place, since, entries, at);
