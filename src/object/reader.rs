@@ -175,7 +175,7 @@ impl Reader {
             Ok(Waited::Gone) => Ok(range.start),
             Err(error) => {
                 if error.kind() == ErrorKind::TimedOut {
-                    self.pieces.give_up_stalled(held);
+                    self.pieces.give_up_stalled(&held);
                 }
                 Err(error)
             }

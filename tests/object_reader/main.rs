@@ -2,6 +2,7 @@
 
 mod ahead;
 mod disk;
+mod given_up;
 
 use pailfs::base::checksum::Crc32c;
 use pailfs::base::error::{ErrorKind, Result};

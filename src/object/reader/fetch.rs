@@ -7,9 +7,12 @@
 //!    keeps a connection, or a permit, while it waits for another's permit ([`run`]).
 //! 3. What is kept on disk is served for as long as it is there: of a body whose checksum is known at its end only,
 //!    nothing is kept before ([`fill`]).
+//! 4. Somebody waits for each piece that is still wanted: whatever happens to its fetch, it is filled or it fails. Pieces
+//!    may be given up at any time, also the first ones and also before the fetch begins ([`wanted`]), and a task may end
+//!    where nobody thought of it ([`Unfilled`]).
 
 use super::disk::{self, Disk};
-use super::piece::{Filler, Piece};
+use super::piece::{Filler, Piece, Readiness};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::{ByteRange, ObjectId, Version};
 use crate::object::budget::Budget;
@@ -31,8 +34,9 @@ pub struct Source {
 
 /// Fills `pieces` (in order, without gaps between them); those it cannot fill get the error.
 pub async fn run(source: Arc<Source>, pieces: Vec<Arc<Piece>>) {
-    if let Err(error) = fetch(&source, &pieces).await {
-        fail(&source, &pieces, &error);
+    let pieces = Unfilled(pieces);
+    if let Err(error) = fetch(&source, &pieces.0).await {
+        fail(&source, &pieces.0, &error);
     }
 }
 
@@ -44,8 +48,23 @@ pub async fn run_from_body(
     pieces: Vec<Arc<Piece>>,
     is_whole: bool,
 ) {
-    if let Err(error) = fill(&source, &mut body, &pieces, is_whole).await {
-        fail(&source, &pieces, &error);
+    let pieces = Unfilled(pieces);
+    if let Err(error) = fill(&source, &mut body, &pieces.0, is_whole).await {
+        fail(&source, &pieces.0, &error);
+    }
+}
+
+/// The pieces of a fetch while it runs: those that it leaves unfilled fail when it ends.
+struct Unfilled(Vec<Arc<Piece>>);
+
+impl Drop for Unfilled {
+    fn drop(&mut self) {
+        for piece in self.0.iter().filter(|piece| piece.is_filling()) {
+            piece.fail(&Error::new(
+                ErrorKind::Internal,
+                "the request ended without what was asked for",
+            ));
+        }
     }
 }
 
@@ -57,17 +76,9 @@ fn fail(source: &Source, pieces: &[Arc<Piece>], error: &Error) {
 }
 
 async fn fetch(source: &Source, pieces: &[Arc<Piece>]) -> Result<()> {
-    let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else {
-        return Ok(());
-    };
-    if !first.is_granted() {
-        let permit = source.budget.acquire(first.range.len()).await?;
-        if !first.supply(permit) {
-            return Ok(());
-        }
-    }
+    let pieces = wanted(source, pieces).await?;
     let pieces = disk::serve(source, pieces).await;
-    let Some(first) = pieces.first() else {
+    let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else {
         return Ok(());
     };
     let range = ByteRange::new(first.range.start, last.range.end);
@@ -89,6 +100,23 @@ async fn fetch(source: &Source, pieces: &[Arc<Piece>]) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// The pieces from the first one on that was not given up; memory covers it then.
+async fn wanted<'a>(source: &Source, pieces: &'a [Arc<Piece>]) -> Result<&'a [Arc<Piece>]> {
+    let mut rest = pieces;
+    while let Some((first, others)) = rest.split_first() {
+        let is_ready = match first.readiness() {
+            Readiness::Granted => true,
+            Readiness::NotGranted => first.supply(source.budget.acquire(first.range.len()).await?),
+            Readiness::GivenUp => false,
+        };
+        if is_ready {
+            break;
+        }
+        rest = others;
+    }
+    Ok(rest)
 }
 
 /// `Stale` when the answer is of another version than the `wanted` one, `Corrupt` when it is another range.
@@ -202,7 +230,20 @@ fn as_stale(source: &Source, error: Error) -> Error {
 mod tests {
     use super::*;
     use crate::base::object::ETag;
-    use std::time::SystemTime;
+    use crate::object::reader::piece::Fetch;
+    use std::time::{Duration, SystemTime};
+
+    #[tokio::test]
+    async fn a_fetch_that_ends_anywhere_leaves_nobody_waiting() {
+        let fetch = Fetch::of(2);
+        let piece = |start| Piece::new(ByteRange::new(start, start + 4), fetch.clone(), None);
+        let (filled, unfilled) = (piece(0), piece(4));
+        Filler::new(filled.clone()).take_from(&mut Bytes::from_static(b"0123"));
+        drop(Unfilled(vec![filled.clone(), unfilled.clone()]));
+        assert!(filled.wait(4, Duration::from_mins(1)).await.is_ok());
+        let error = unfilled.wait(8, Duration::from_mins(1)).await.err();
+        assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::Internal));
+    }
 
     #[test]
     fn an_answer_is_taken_only_from_the_same_version_and_range() {

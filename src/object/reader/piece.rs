@@ -169,6 +169,16 @@ enum Outcome {
     Gone,
 }
 
+/// What a piece is to the fetch that begins with it.
+pub enum Readiness {
+    /// Memory covers it.
+    Granted,
+    /// Memory has to be waited for first.
+    NotGranted,
+    /// It was given up before its fetch began.
+    GivenUp,
+}
+
 /// What became of waiting for bytes of a piece.
 pub enum Waited {
     Arrived,
@@ -212,6 +222,16 @@ impl Piece {
     /// True while a permit covers this piece: giving it up frees memory.
     pub fn is_granted(&self) -> bool {
         self.fill().permit.is_some()
+    }
+
+    /// To be asked before anything has arrived.
+    pub fn readiness(&self) -> Readiness {
+        let fill = self.fill();
+        match (&fill.outcome, &fill.permit) {
+            (Outcome::Filling, Some(_)) => Readiness::Granted,
+            (Outcome::Filling, None) => Readiness::NotGranted,
+            (Outcome::Complete | Outcome::Failed(_) | Outcome::Gone, _) => Readiness::GivenUp,
+        }
     }
 
     pub fn is_filling(&self) -> bool {

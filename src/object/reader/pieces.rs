@@ -304,17 +304,16 @@ impl Pieces {
         self.source.budget.nudge();
     }
 
-    /// A read of this piece waited in vain: the next one shall send another request.
-    pub fn give_up_stalled(&self, held: Held) {
-        let piece = held.piece().clone();
+    /// A read of this piece waited in vain: the next one, and others that wait for it, shall send another request.
+    pub fn give_up_stalled(&self, held: &Held) {
+        let piece = held.piece();
         let removed = {
             let mut state = self.state();
-            drop(held);
             let is_in_map = state
                 .slots
                 .get(&piece.range.start)
-                .is_some_and(|slot| Arc::ptr_eq(&slot.piece, &piece));
-            if is_in_map && !piece.is_held() {
+                .is_some_and(|slot| Arc::ptr_eq(&slot.piece, piece));
+            if is_in_map {
                 state.slots.remove(&piece.range.start)
             } else {
                 None
