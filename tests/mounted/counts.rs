@@ -4,6 +4,7 @@ use crate::support::command::{Tool, bash, has_program, script_tool};
 use crate::support::files;
 use crate::support::mount::Place;
 use crate::support::store::Store;
+use crate::support::{PATIENCE, poll};
 use pailfs::embedded::Operation;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -168,17 +169,35 @@ fn the_next_mount_does_not_probe_again(store: &Store) {
 fn what_was_written_is_read_with_one_request(store: &Store) {
     let mount = store.mount().options("--metadata-ttl 1h").start();
     let counts = store.server().counts().clone();
+    let read_after = |name: &str, content: &[u8]| {
+        counts.reset();
+        assert!(std::fs::read(mount.join(name)).expect("read") == content);
+        counts.all()
+    };
     // The kernel keeps whole pages of what is written, and no others.
     for (name, bytes) in [("short", 100), ("longer", 9_000)] {
         let content = vec![b'c'; bytes];
-        files::write(&mount.join(name), &content).expect("written");
-        counts.reset();
-        assert!(std::fs::read(mount.join(name)).expect("read") == content);
-        assert_eq!(counts.all(), [(Operation::Get, 1)].into(), "{name}");
-        counts.reset();
-        assert!(std::fs::read(mount.join(name)).expect("read") == content);
+        // The kernel says that a file was closed some time after it was: one that is still open is looked at first.
+        let mut names = (0..).map(|number| format!("{name}{number}"));
+        let read_with_one = poll(PATIENCE, || {
+            let name = names.next()?;
+            files::write(&mount.join(&name), &content).expect("written");
+            let counts = read_after(&name, &content);
+            let allowed = [Operation::Get, Operation::Head];
+            assert!(
+                counts
+                    .iter()
+                    .all(|(operation, count)| allowed.contains(operation) && *count == 1),
+                "{name}: {counts:?}"
+            );
+            (counts == [(Operation::Get, 1)].into()).then_some(name)
+        })
+        .unwrap_or_else(|| panic!("{name}: looked at each time"));
         // Now it has them all, and the object is looked at only, unless the kernel needed the memory.
-        assert_eq!(counts.of(Operation::Head), 1, "{name}");
+        let seen_again = poll(PATIENCE, || {
+            (read_after(&read_with_one, &content) == [(Operation::Head, 1)].into()).then_some(())
+        });
+        assert!(seen_again.is_some(), "{name}");
     }
 }
 
@@ -231,9 +250,9 @@ fn cloning_a_repository(store: &Store) {
         assert_eq!(changes, [(Operation::Put, 1), (Operation::Copy, 1)], "{key}");
     }
     assert_eq!(number, FILES + 4 + 1 + 1);
-    // Trees and the commit are read some more times.
+    // Trees and the commit are read some more times, and what the kernel has not closed yet is looked at before it is read.
     assert!(
-        looks <= 2 * FILES as u64 + 50,
+        looks <= 5 * FILES as u64 / 2 + 50,
         "{looks} looks at {number} objects"
     );
     for (key, asked) in &asked {
