@@ -25,6 +25,7 @@ use crate::plan::grid::PartGrid;
 use crate::plan::parts::UploadPolicy;
 use crate::rt;
 use crate::spool::{RecordId, SpoolFile};
+use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -424,8 +425,8 @@ impl State {
     }
 
     /// How a write of `range` is done: in place, behind the last bytes of an open chunk, in new chunks.
-    fn steps_of(&self, range: ByteRange) -> Vec<Step> {
-        let mut steps = Vec::new();
+    fn steps_of(&self, range: ByteRange) -> SmallVec<[Step; 2]> {
+        let mut steps = SmallVec::new();
         let mut position = range.start;
         let mut next_chunk_bytes = self.next_chunk_bytes;
         while position < range.end {
