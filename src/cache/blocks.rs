@@ -14,7 +14,8 @@
 //!    then is not stored ([`BlockCache::slot`]).
 //! 6. A disk that does not answer at all: nothing is asked of it until it has answered what it was asked before
 //!    ([`BlockCache::ask`]).
-//! 7. The kernel may read a version's data without asking us, and so without checks: only a version that is all there and was
+//! 7. Who wants all of a version here, whatever the disk is like, is told if that cannot be ([`warm`]).
+//! 8. The kernel may read a version's data without asking us, and so without checks: only a version that is all there and was
 //!    found right in this mount is given to it, and stays where it is meanwhile ([`BlockCache::whole`], [`checks`]).
 
 mod checks;
@@ -23,10 +24,13 @@ mod file;
 mod places;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 pub use evict::{Usage, clear, usage};
 pub use file::CachedFile;
+pub use warm::{Warming, evicted};
 
+use crate::base::object::ByteRange;
 use crate::rt;
 use checks::{AllChecks, Pins};
 use std::collections::HashSet;
@@ -37,6 +41,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use warm::Warmings;
 
 /// What is stored and checked as a whole.
 pub const BLOCK_BYTES: u64 = 64 << 10;
@@ -85,6 +90,8 @@ pub struct BlockCache {
     served_bytes: AtomicU64,
     checks: AllChecks,
     pins: Pins,
+    warmings: Warmings,
+    evictions: AtomicU64,
 }
 
 /// How long reads may still wait for the disk to take blocks.
@@ -121,7 +128,7 @@ impl BlockCache {
     /// When the directory cannot be made or read.
     pub fn open(directory: &Path, limit_bytes: u64, endpoint: &str) -> io::Result<Arc<Self>> {
         places::make_directories(directory)?;
-        let used_bytes = evict::evict(directory, limit_bytes, &HashSet::new())?;
+        let used_bytes = evict::evict(directory, limit_bytes, &HashSet::new())?.used_bytes;
         Ok(Arc::new(Self {
             directory: directory.to_owned(),
             limit_bytes,
@@ -139,6 +146,8 @@ impl BlockCache {
             served_bytes: AtomicU64::new(0),
             checks: AllChecks::new(),
             pins: Pins::default(),
+            warmings: Warmings::default(),
+            evictions: AtomicU64::new(0),
         }))
     }
 
@@ -219,12 +228,17 @@ impl BlockCache {
 
     /// Reads what is stored of `[offset, offset + buffer.len())`; false when some of it is not, or is damaged. Blocks.
     pub fn read(&self, file: &CachedFile, offset: u64, buffer: &mut [u8]) -> bool {
+        let is_there = self.read_checked(file, offset, buffer);
+        if is_there {
+            self.served_bytes
+                .fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        }
+        is_there
+    }
+
+    fn read_checked(&self, file: &CachedFile, offset: u64, buffer: &mut [u8]) -> bool {
         match file.read(offset, buffer) {
-            Ok(()) => {
-                self.served_bytes
-                    .fetch_add(buffer.len() as u64, Ordering::Relaxed);
-                true
-            }
+            Ok(()) => true,
             Err(file::Missing::Absent) => false,
             Err(file::Missing::Damaged { at }) => {
                 self.damaged_blocks.fetch_add(1, Ordering::Relaxed);
@@ -236,6 +250,30 @@ impl BlockCache {
                 false
             }
         }
+    }
+
+    /// Whether all of `range` is stored and right. Blocks.
+    fn has(&self, file: &CachedFile, range: ByteRange) -> bool {
+        if file.was_found_right(range) {
+            return true;
+        }
+        let mut buffer = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let end = (at + MAX_STORE_BYTES).min(range.end);
+            buffer.resize((end - at) as usize, 0);
+            if !self.read_checked(file, at, &mut buffer) {
+                return false;
+            }
+            at = end;
+        }
+        true
+    }
+
+    /// How many versions this mount has removed to make room for others.
+    #[must_use]
+    pub fn evictions(&self) -> u64 {
+        self.evictions.load(Ordering::Relaxed)
     }
 
     /// The right to store up to [`MAX_STORE_BYTES`]; `None` when the disk is behind.
@@ -297,7 +335,10 @@ impl BlockCache {
                 != (written - bytes) / (self.limit_bytes / RESCAN_PART).max(1);
         if is_due && !self.is_evicting.swap(true, Ordering::AcqRel) {
             match evict::evict(&self.directory, self.limit_bytes, &self.pins.names()) {
-                Ok(used_bytes) => self.used_bytes.store(used_bytes, Ordering::Relaxed),
+                Ok(left) => {
+                    self.used_bytes.store(left.used_bytes, Ordering::Relaxed);
+                    self.evictions.fetch_add(left.evictions, Ordering::Relaxed);
+                }
                 Err(error) => tracing::warn!(%error, "the disk cache could not be looked through"),
             }
             self.is_evicting.store(false, Ordering::Release);

@@ -298,12 +298,12 @@ pub enum CacheAction {
     Status,
     /// Remove everything from it; mounts that use it go on
     Clear,
-    /// Read files, and all files below directories, through a mount with --cache-size, so that they are in its cache
+    /// Bring files, and all files below directories, into the cache of the mount with --cache-size that they are in
     Warm {
         /// Files and directories in a mount
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
-        /// Files that are read at the same time
+        /// Files that are brought at the same time
         #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
         parallel: u16,
     },

@@ -6,15 +6,22 @@ use crate::cli::args::{CacheAction, CacheArgs};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::say::{print, say};
-use std::collections::VecDeque;
+use crate::fs::warm::{self, Step, Told};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// As much as the kernel asks a mount for at once.
-const READ_BYTES: usize = 1 << 20;
+/// The kernel waits for the end of each step, and so does whoever wants to interrupt it.
+const STEP_BYTES: u64 = 8 << 20;
+const LOOK: Step = Step {
+    offset: 0,
+    len: 0,
+    only_looks: true,
+};
 
 /// Where in the cache directory contents are.
 #[must_use]
@@ -49,8 +56,11 @@ pub fn run(args: &CacheArgs) -> Result<(), Failure> {
             ))?;
         }
         CacheAction::Warm { paths, parallel } => {
-            let read = warm(paths.iter().map(|path| environment.absolute(path)), *parallel)?;
-            print(format_args!("{} files, {} bytes read", read.files, read.bytes))?;
+            let warmed = warm(paths.iter().map(|path| environment.absolute(path)), *parallel)?;
+            print(format_args!(
+                "{} files, {} bytes in the cache",
+                warmed.files, warmed.bytes
+            ))?;
         }
     }
     Ok(())
@@ -69,48 +79,65 @@ struct Warmed {
     bytes: u64,
 }
 
-/// What is left to read, and what became of the rest.
+/// The files that are to be brought into the cache, and what became of them.
 #[derive(Default)]
 struct Work {
-    waiting: Mutex<VecDeque<PathBuf>>,
+    paths: Vec<PathBuf>,
+    /// How many were begun.
+    begun: AtomicUsize,
     files: AtomicU64,
     bytes: AtomicU64,
-    failure: Mutex<Option<Failure>>,
+    /// What the first and the latest answer counted.
+    evictions: Mutex<Option<(u64, u64)>>,
+    failures: Mutex<BTreeMap<PathBuf, Failure>>,
 }
 
-/// Reads all files at and below `paths`. The first failure is told at the end; the others are still read.
+/// So many failures are told in full.
+const MOST_TOLD: usize = 10;
+
+/// Brings all files at and below `paths` into the cache of the mount that they are in, until they are there as a whole. What
+/// fails is told at the end; the others are still brought.
 fn warm(paths: impl Iterator<Item = PathBuf>, parallel: u16) -> Result<Warmed, Failure> {
-    let work = Work::default();
+    let mut work = Work::default();
     for path in paths {
-        collect(&path, &work)?;
+        collect(&path, &mut work.paths)?;
     }
-    let total = lock(&work.waiting).len();
-    std::thread::scope(|scope| {
-        for _ in 0..parallel {
-            scope.spawn(|| read_all(&work, total));
-        }
-    });
+    each(&work, parallel, bring);
+    if lock(&work.evictions).is_some_and(|(first, latest)| first != latest) {
+        // Later ones may have taken the room of earlier ones.
+        work.begun = AtomicUsize::new(0);
+        each(&work, parallel, look_again);
+    }
     if std::io::stderr().is_terminal() {
         say("");
     }
-    if let Some(failure) = lock(&work.failure).take() {
-        return Err(failure);
+    let failures = std::mem::take(&mut *lock(&work.failures));
+    let untold = failures.len().saturating_sub(MOST_TOLD);
+    match failures.into_values().take(MOST_TOLD).reduce(and_also) {
+        Some(failure) if untold > 0 => Err(and_also(failure, Failure::failed(format!("and {untold} more")))),
+        Some(failure) => Err(failure),
+        None => Ok(Warmed {
+            files: work.files.into_inner(),
+            bytes: work.bytes.into_inner(),
+        }),
     }
-    Ok(Warmed {
-        files: work.files.into_inner(),
-        bytes: work.bytes.into_inner(),
-    })
+}
+
+/// One message for several.
+fn and_also(one: Failure, other: Failure) -> Failure {
+    let message = format!("{}\n{}", one.message, other.message);
+    Failure { message, ..one }
 }
 
 /// Symlinks are not followed: what they lead to may be anywhere.
-fn collect(path: &Path, work: &Work) -> Result<(), Failure> {
+fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<(), Failure> {
     let named = |error: std::io::Error| Failure::io(&error, path.display());
     let mut directories = Vec::new();
     let kind = std::fs::symlink_metadata(path).map_err(named)?.file_type();
     if kind.is_dir() {
         directories.push(path.to_owned());
     } else if kind.is_file() {
-        lock(&work.waiting).push_back(path.to_owned());
+        found.push(path.to_owned());
     }
     while let Some(directory) = directories.pop() {
         let named = |error: std::io::Error| Failure::io(&error, directory.display());
@@ -120,47 +147,82 @@ fn collect(path: &Path, work: &Work) -> Result<(), Failure> {
             if kind.is_dir() {
                 directories.push(entry.path());
             } else if kind.is_file() {
-                lock(&work.waiting).push_back(entry.path());
+                found.push(entry.path());
             }
         }
     }
     Ok(())
 }
 
-fn read_all(work: &Work, total: usize) {
-    let mut buffer = vec![0; READ_BYTES];
-    loop {
-        let Some(path) = lock(&work.waiting).pop_front() else {
-            return;
+/// Does something with each file, several at a time.
+fn each(work: &Work, parallel: u16, action: impl Fn(&Path, &Work) -> Result<(), Failure> + Sync) {
+    let one_after_the_other = || {
+        while let Some(path) = work.paths.get(work.begun.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(failure) = action(path, work) {
+                lock(&work.failures).entry(path.clone()).or_insert(failure);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..parallel {
+            scope.spawn(one_after_the_other);
+        }
+    });
+}
+
+fn bring(path: &Path, work: &Work) -> Result<(), Failure> {
+    let named = |error: std::io::Error| Failure::io(&error, path.display());
+    let file = File::open(path).map_err(named)?;
+    let size_bytes = file.metadata().map_err(named)?.len();
+    for offset in (0..size_bytes).step_by(STEP_BYTES as usize) {
+        let step = Step {
+            offset,
+            len: STEP_BYTES,
+            only_looks: false,
         };
-        match read(&path, &mut buffer) {
-            Ok(bytes) => {
-                let files = work.files.fetch_add(1, Ordering::Relaxed) + 1;
-                let bytes = work.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-                show(files, total, bytes);
-            }
-            Err(error) => {
-                let failure = Failure::io(&error, path.display());
-                lock(&work.failure).get_or_insert(failure);
-            }
-        }
+        take(step, &file, path, work)?;
+        let bytes = STEP_BYTES.min(size_bytes - offset);
+        show(work, work.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes);
     }
+    take(LOOK, &file, path, work)?;
+    work.files.fetch_add(1, Ordering::Relaxed);
+    Ok(())
 }
 
-fn read(path: &Path, buffer: &mut [u8]) -> std::io::Result<u64> {
-    let mut file = File::open(path)?;
-    let mut total = 0;
-    loop {
-        match file.read(buffer)? {
-            0 => return Ok(total),
-            read => total += read as u64,
-        }
-    }
+fn look_again(path: &Path, work: &Work) -> Result<(), Failure> {
+    let file = File::open(path).map_err(|error| Failure::io(&error, path.display()))?;
+    take(LOOK, &file, path, work)
 }
 
-fn show(files: u64, total: usize, bytes: u64) {
+/// Has the mount take a step.
+fn take(step: Step, file: &File, path: &Path, work: &Work) -> Result<(), Failure> {
+    let mut exchange = step.encode();
+    // SAFETY: the descriptor is open, and the command says how long the memory is that is read and written.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), warm::COMMAND.into(), exchange.as_mut_ptr()) };
+    if done < 0 {
+        let error = std::io::Error::last_os_error();
+        let why = match error.raw_os_error() {
+            Some(libc::ENOTTY | libc::ENOSYS) => "it is not in a mount of pailfs",
+            Some(libc::EOPNOTSUPP) => "its mount has no disk cache (--cache-size)",
+            _ => return Err(Failure::io(&error, path.display())),
+        };
+        return Err(Failure::failed(format!("{}: {why}", path.display())));
+    }
+    let told = Told::decode(&exchange);
+    let mut evictions = lock(&work.evictions);
+    let (_, latest) = evictions.get_or_insert((told.evictions, told.evictions));
+    *latest = (*latest).max(told.evictions);
+    drop(evictions);
+    told.why_not.map_or(Ok(()), |why_not| {
+        let message = format!("{} is not whole in the cache: {why_not}", path.display());
+        Err(Failure::failed(message))
+    })
+}
+
+fn show(work: &Work, bytes: u64) {
     let mut output = std::io::stderr();
     if output.is_terminal() {
+        let (files, total) = (work.files.load(Ordering::Relaxed), work.paths.len());
         // Who does not read it misses nothing.
         let _unread = write!(output, "\r{files} of {total} files, {} MiB", bytes >> 20);
     }
@@ -176,19 +238,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_files_below_are_read_and_links_are_not_followed() {
+    fn all_files_below_are_found_and_links_are_not_followed() {
         let directory = tempfile::tempdir().expect("a directory");
         let at = |name: &str| directory.path().join(name);
         std::fs::create_dir_all(at("a/b")).expect("made");
-        for (name, len) in [("a/1", 10), ("a/b/2", 3 << 20), ("a/b/3", 0)] {
-            std::fs::write(at(name), vec![1; len]).expect("written");
+        for name in ["a/1", "a/b/2", "a/b/3"] {
+            std::fs::write(at(name), name).expect("written");
         }
         std::os::unix::fs::symlink("/", at("a/root")).expect("linked");
-        let warmed = warm([at("a")].into_iter(), 3).expect("read");
-        let bytes = 10 + (3 << 20);
-        assert_eq!(warmed, Warmed { files: 3, bytes });
-        let warmed = warm([at("a/1")].into_iter(), 1).expect("read");
-        assert_eq!(warmed, Warmed { files: 1, bytes: 10 });
-        assert!(warm([at("absent")].into_iter(), 1).is_err());
+        let collected = |name: &str| {
+            let mut found = Vec::new();
+            collect(&at(name), &mut found).map(|()| {
+                found.sort();
+                found
+            })
+        };
+        assert_eq!(collected("a"), Ok(vec![at("a/1"), at("a/b/2"), at("a/b/3")]));
+        assert_eq!(collected("a/1"), Ok(vec![at("a/1")]));
+        assert!(collected("absent").is_err());
+    }
+
+    #[test]
+    fn what_is_in_no_mount_is_told_of_each_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in ["1", "2"] {
+            std::fs::write(directory.path().join(name), name).expect("written");
+        }
+        let failure = warm([directory.path().to_owned()].into_iter(), 3).expect_err("told");
+        for name in ["/1: it is not in a mount", "/2: it is not in a mount"] {
+            assert!(failure.message.contains(name), "{failure}");
+        }
     }
 }

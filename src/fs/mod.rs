@@ -8,6 +8,7 @@
 //! 4. Attributes live in the object, and changing them is a conditional copy ([`attr`]), made once for several
 //!    changes ([`edits`]). User xattrs too ([`xattr`]).
 //! 5. The kernel reads what is on disk by itself where nobody would notice but by the speed ([`passthrough`]).
+//!    All of a file is brought there for whoever asks for that ([`warm`]).
 //! 6. Nothing unsent is left behind unsaid when the mount ends ([`shutdown`]).
 
 mod again;
@@ -26,6 +27,7 @@ pub mod rename;
 pub mod shutdown;
 pub mod unlinked;
 mod virtual_xattrs;
+pub mod warm;
 pub mod xattr;
 
 use crate::base::attributes::MetadataFormat;

@@ -299,8 +299,9 @@ impl Fs {
         ) else {
             return false;
         };
-        let look = move || cache.has_all(&id.bucket, &id.key, version.etag.as_str(), version.size_bytes);
-        rt::blocking(look).await
+        let asked = cache.clone();
+        let look = move || asked.has_all(&id.bucket, &id.key, version.etag.as_str(), version.size_bytes);
+        cache.ask(look).await.unwrap_or(false)
     }
 
     async fn open_by_head(self: &Arc<Self>, node: &Node, id: ObjectId) -> Result<Claim> {

@@ -76,8 +76,8 @@ fn log(name: &'static str, error: &Error) {
         ErrorKind::Stale if name == "open" => {
             tracing::debug!(operation = name, errno = error.errno(), "{error}")
         }
-        // Programs try ACLs and other namespaces as a matter of course.
-        ErrorKind::Unsupported if name.ends_with("xattr") => {
+        // Programs try ACLs and other namespaces as a matter of course; who warms a cache is told that there is none.
+        ErrorKind::Unsupported if name.ends_with("xattr") || name == "ioctl" => {
             tracing::debug!(operation = name, errno = error.errno(), "{error}")
         }
         ErrorKind::Internal => tracing::error!(operation = name, errno = error.errno(), "{error}"),

@@ -3,17 +3,16 @@
 use super::{buffers, convert, dispatch, replies};
 use crate::base::error::Result;
 use crate::base::read_bytes::ReadBytes;
-use crate::fs::attr::{Attr, Change};
+use crate::fs::attr::Change;
 use crate::fs::io::WriteHow;
 use crate::fs::open::Opened;
-use crate::fs::readdir::DirectoryEntry;
 use crate::fs::{Caller, Fs, Node};
 use crate::rt::Handle;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo, InitFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -439,6 +438,20 @@ impl Filesystem for Handlers {
         });
     }
 
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: IoctlFlags,
+        command: u32,
+        sent: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.answer_ioctl(handle, command, sent, reply);
+    }
+
     fn flush(
         &self,
         _request: &Request,
@@ -499,27 +512,9 @@ impl Filesystem for Handlers {
         _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        let fs = self.fs.clone();
-        let sender = self.fs.clone();
-        let operation = async move { fs.read_directory(handle.0, offset, false).await };
-        self.run(
-            "readdir",
-            operation,
-            move |result: Result<Vec<DirectoryEntry>, Errno>| match result {
-                Ok(entries) => {
-                    let is_full = |entry: &DirectoryEntry| {
-                        let kind = convert::file_type(entry.kind);
-                        reply.add(INodeNo(entry.ino), entry.next_offset, kind, &entry.name)
-                    };
-                    let sent = entries.iter().position(is_full).unwrap_or(entries.len());
-                    sender.sent_entries(handle.0, &entries, sent);
-                    reply.ok();
-                }
-                Err(errno) => reply.error(errno),
-            },
-        );
+        self.read_directory(handle, offset, reply);
     }
 
     fn readdirplus(
@@ -528,39 +523,9 @@ impl Filesystem for Handlers {
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let fs = self.fs.clone();
-        let sender = self.fs.clone();
-        let operation = async move {
-            let own = fs.attributes(ino.0).await?;
-            let entries = fs.read_directory(handle.0, offset, true).await?;
-            Ok((entries, own))
-        };
-        self.run("readdirplus", operation, move |result| match result {
-            Ok((entries, own)) => {
-                let is_full = |entry: &DirectoryEntry| {
-                    // The kernel makes no inode for `.` and `..`, so any attributes will do for them.
-                    let attr = entry.attr.unwrap_or(Attr {
-                        ino: entry.ino,
-                        ttl: Duration::ZERO,
-                        ..own
-                    });
-                    reply.add(
-                        INodeNo(entry.ino),
-                        entry.next_offset,
-                        &entry.name,
-                        &attr.ttl,
-                        &convert::file_attr(&attr),
-                        Generation(0),
-                    )
-                };
-                let sent = entries.iter().position(is_full).unwrap_or(entries.len());
-                sender.sent_entries(handle.0, &entries, sent);
-                reply.ok();
-            }
-            Err(errno) => reply.error(errno),
-        });
+        self.read_directory_with_attributes(ino, handle, offset, reply);
     }
 
     fn releasedir(

@@ -11,8 +11,10 @@
 mod buffers;
 mod convert;
 mod device;
+mod directories;
 mod dispatch;
 mod handlers;
+mod ioctl;
 mod notify;
 mod replies;
 mod session;

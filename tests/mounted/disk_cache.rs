@@ -1,8 +1,11 @@
 //! Contents of files kept on disk across mounts.
 
-use crate::support::mount::Place;
+use crate::full_disk::SmallDisk;
+use crate::support::command::Tool;
+use crate::support::lease::Lease;
+use crate::support::mount::{Mount, Place};
 use crate::support::store::Store;
-use crate::support::wait_for;
+use crate::support::{wait_for, wait_until};
 use pailfs::embedded::Operation;
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -17,6 +20,10 @@ crate::on_the_embedded_store!(
     what_was_read_once_is_not_fetched_again,
     a_damaged_block_is_fetched_again,
     warming_clearing_and_showing,
+    warming_waits_for_a_disk_that_does_not_answer,
+    warming_goes_past_what_is_in_memory,
+    what_is_not_whole_after_warming_is_told,
+    a_full_disk_is_told,
 );
 
 pub const LEN: usize = 5 * (1 << 20) + 12_345;
@@ -25,7 +32,7 @@ pub fn data(seed: usize, len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 + at / 251 + seed * 7) as u8).collect()
 }
 
-fn start(store: &Store, place: &Arc<Place>) -> crate::support::mount::Mount {
+fn start(store: &Store, place: &Arc<Place>) -> Mount {
     store.mount().at(place).options("--cache-size 64M").start()
 }
 
@@ -110,18 +117,127 @@ fn warming_clearing_and_showing(store: &Store) {
         let tool = mount.pailfs().arg("cache").args(words);
         tool.arg("--cache-dir").arg(place.cache()).run()
     };
-    let warmed = mount
-        .pailfs()
-        .args(["cache", "warm", "--parallel", "2"])
-        .arg(mount.join("dir"))
-        .run();
+    store.server().counts().reset();
+    let warmed = warming(&mount, &["dir"]).run();
     assert!(warmed.contains("2 files, 2097152 bytes"), "{warmed}");
-    wait_until_stored(&place, 2 << 20);
+    assert_eq!(gets(store), 2);
+    // Again: nothing is asked but whether they are still the same.
+    assert_eq!(warming(&mount, &["dir"]).run(), warmed);
+    assert_eq!(gets(store), 2);
     assert!(cache(&["status"]).contains(": 2 files"));
     assert!(cache(&["clear"]).contains("removed 2 files"));
     assert!(cache(&["status"]).contains(": 0 files"));
     // The mount goes on.
     assert!(fs::read(mount.join("dir/a")).expect("read") == data(4, 1 << 20));
+}
+
+fn gets(store: &Store) -> u64 {
+    store.server().counts().of(Operation::Get)
+}
+
+fn warming(mount: &Mount, names: &[&str]) -> Tool {
+    let tool = mount.pailfs().args(["cache", "warm", "--parallel", "2"]);
+    tool.args(names.iter().map(|name| mount.join(name)))
+}
+
+/// Nothing of it is fetched.
+fn is_whole(store: &Store, mount: &Mount, name: &str, content: &[u8]) {
+    store.server().counts().reset();
+    assert!(fs::read(mount.join(name)).expect("read") == content, "{name}");
+    assert_eq!(gets(store), 0, "{:?}", store.server().counts().all());
+}
+
+fn warming_waits_for_a_disk_that_does_not_answer(store: &Store) {
+    let content = data(5, LEN);
+    store.bucket.put("large", content.clone());
+    let place = Place::new();
+    let mount = start(store, &place);
+    let mut beginning = vec![0; 1 << 20];
+    let file = fs::File::open(mount.join("large")).expect("opened");
+    file.read_exact_at(&mut beginning, 0).expect("read");
+    wait_until_stored(&place, 1 << 16);
+    drop(file);
+    mount.unmount();
+
+    let lease = Lease::on_the_only_file_below(&place.cache().join("blocks"));
+    let late = "the disk cache does not answer";
+    let start = || {
+        let builder = store.mount().at(&place).options("--cache-size 64M");
+        builder.expect_in_log(late).start()
+    };
+    let mount = start();
+    let warming = warming(&mount, &["large"]).start();
+    wait_until("the disk is asked", || place.log().says(late));
+    // All of it passes through memory meanwhile, and nothing of it is kept.
+    assert!(fs::read(mount.join("large")).expect("read") == content);
+    drop(lease);
+    let warmed = warming.wait().success();
+    assert!(warmed.contains(&format!("1 files, {LEN} bytes")), "{warmed}");
+    mount.unmount();
+    is_whole(store, &start(), "large", &content);
+}
+
+fn warming_goes_past_what_is_in_memory(store: &Store) {
+    let content = data(6, LEN);
+    store.bucket.put("large", content.clone());
+    let place = Place::new();
+    let mount = start(store, &place);
+    // The kernel has it in its pages, and the daemon some of it while this is open.
+    let open = fs::File::open(mount.join("large")).expect("opened");
+    assert!(fs::read(mount.join("large")).expect("read") == content);
+    mount
+        .pailfs()
+        .args(["cache", "clear", "--cache-dir"])
+        .arg(place.cache())
+        .run();
+    warming(&mount, &["large"]).run();
+    drop(open);
+    mount.unmount();
+    is_whole(store, &start(store, &place), "large", &content);
+}
+
+fn what_is_not_whole_after_warming_is_told(store: &Store) {
+    let small = 1 << 20;
+    for n in 0..20 {
+        store.bucket.put(&format!("many/f{n:02}"), data(n, small));
+    }
+    store.bucket.put("large", data(7, 4 * small + 1));
+    store.bucket.put("empty", b"");
+    let place = Place::new();
+    let mount = store.mount().at(&place).options("--cache-size 16M").start();
+    warming(&mount, &["large", "empty"])
+        .output()
+        .fails(1, "large is not whole in the cache: 4194305 bytes are more than");
+    warming(&mount, &["many/f00", "empty"]).run();
+    // Each of them is there for a while, but not all of them at the end.
+    warming(&mount, &["many"]).output().fails(1, "it was evicted");
+    mount.unmount();
+
+    let mount = store.mount().start();
+    warming(&mount, &["many/f00"])
+        .output()
+        .fails(1, "its mount has no disk cache");
+}
+
+fn a_full_disk_is_told(store: &Store) {
+    store.bucket.put("large", data(8, LEN));
+    let place = Place::new();
+    let Some(disk) = SmallDisk::at(&place.cache(), 3 << 20) else {
+        eprintln!("skipped: only root may mount a tmpfs");
+        return;
+    };
+    let full = "No space left on device";
+    let mount = store
+        .mount()
+        .at(&place)
+        .options("--cache-size 64M")
+        .expect_in_log(full)
+        .start();
+    warming(&mount, &["large"]).output().fails(1, full);
+    // Reading goes on.
+    assert!(fs::read(mount.join("large")).expect("read") == data(8, LEN));
+    mount.unmount();
+    drop(disk);
 }
 
 fn contents_are_right_whatever_others_do(store: &Store) {

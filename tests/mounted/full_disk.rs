@@ -15,11 +15,11 @@ crate::on_the_embedded_store!(a_stream_needs_no_disk_and_other_writes_say_so);
 const MIB: usize = 1 << 20;
 
 /// A small file system in memory.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// `None` for who may not mount one.
-    fn at(path: &Path, size_bytes: usize) -> Option<Self> {
+    pub fn at(path: &Path, size_bytes: usize) -> Option<Self> {
         fs::create_dir_all(path).expect("made");
         let target = CString::new(path.to_str().expect("UTF-8")).expect("no NUL");
         let size = CString::new(format!("size={size_bytes}")).expect("no NUL");

@@ -1,5 +1,6 @@
 //! The reader with a cache on disk: what is kept there is right, and a disk that misbehaves costs little.
 
+use super::lease::Lease;
 use super::{World, data, part, read, read_through, run};
 use pailfs::base::error::ErrorKind;
 use pailfs::base::limits::{KIB, MIB};
@@ -9,8 +10,6 @@ use pailfs::embedded::{Fault, Operation, When};
 use pailfs::object::reader::{ReadStream, Reader};
 use pailfs::rt;
 use pailfs::s3::types::GetRequest;
-use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,7 +105,6 @@ fn what_was_evicted_while_it_is_open_is_kept_anew() {
     });
 }
 
-/// A disk that does not answer: opening a file under a lease waits until its holder gives it back (fcntl(2)).
 #[test]
 fn a_disk_that_does_not_answer_is_not_waited_for() {
     run(async {
@@ -157,31 +155,5 @@ async fn wait_until_answered(
         }
         assert!(round < 1000, "the disk is not asked again");
         rt::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Given back when it is dropped.
-struct Lease(#[expect(dead_code, reason = "closed when it is dropped")] File);
-
-impl Lease {
-    fn on_the_only_file_below(directory: &Path) -> Self {
-        let paths = ["kept", "probation"]
-            .iter()
-            .flat_map(|place| std::fs::read_dir(directory.join(place)).expect("a directory"))
-            .map(|entry| entry.expect("an entry").path().join("data"))
-            .collect::<Vec<_>>();
-        let [path] = &paths[..] else { panic!("{paths:?}") };
-        // SAFETY: no handler is installed; the kernel's news of a broken lease would end the process.
-        unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
-        let file = File::options().read(true).write(true).open(path).expect("opened");
-        // A descriptor that another thread's child has inherited for a moment stands in the way.
-        for _ in 0..1000 {
-            // SAFETY: the descriptor is open.
-            if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) } == 0 {
-                return Self(file);
-            }
-            rt::sleep_blocking(Duration::from_millis(10));
-        }
-        panic!("no lease: {}", std::io::Error::last_os_error());
     }
 }

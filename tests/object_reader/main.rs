@@ -3,6 +3,8 @@
 mod ahead;
 mod disk;
 mod given_up;
+#[path = "../support/lease.rs"]
+mod lease;
 
 use pailfs::base::checksum::Crc32c;
 use pailfs::base::error::{ErrorKind, Result};

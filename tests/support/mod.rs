@@ -11,6 +11,7 @@
 pub mod command;
 pub mod daemon_log;
 pub mod files;
+pub mod lease;
 pub mod moto;
 pub mod mount;
 pub mod processes;

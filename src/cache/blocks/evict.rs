@@ -69,8 +69,14 @@ pub fn clear(directory: &Path) -> io::Result<Usage> {
     Ok(sum(&entries))
 }
 
-/// Makes room when there is more than `limit_bytes`; how much is left then. `spared` are names of versions.
-pub(super) fn evict(directory: &Path, limit_bytes: u64, spared: &HashSet<String>) -> io::Result<u64> {
+/// What an eviction has left, and how many versions it has removed.
+pub(super) struct Left {
+    pub used_bytes: u64,
+    pub evictions: u64,
+}
+
+/// Makes room when there is more than `limit_bytes`. `spared` are names of versions.
+pub(super) fn evict(directory: &Path, limit_bytes: u64, spared: &HashSet<String>) -> io::Result<Left> {
     places::sweep(directory)?;
     let mut entries = entries(directory)?;
     let mut used = sum(&entries);
@@ -82,8 +88,12 @@ pub(super) fn evict(directory: &Path, limit_bytes: u64, spared: &HashSet<String>
         places::leave(directory, &entry.path)?;
         used.bytes -= entry.bytes;
     }
+    let mut evictions = 0;
     if used.bytes <= limit_bytes {
-        return Ok(used.bytes);
+        return Ok(Left {
+            used_bytes: used.bytes,
+            evictions,
+        });
     }
     let (kept, probation): (Vec<Entry>, Vec<Entry>) = entries
         .into_iter()
@@ -100,12 +110,16 @@ pub(super) fn evict(directory: &Path, limit_bytes: u64, spared: &HashSet<String>
         };
         let Some(entry) = first else { break };
         places::leave(directory, &entry.path)?;
+        evictions += 1;
         used.bytes -= entry.bytes;
         if entry.place == Place::Kept {
             used.kept_bytes -= entry.bytes;
         }
     }
-    Ok(used.bytes)
+    Ok(Left {
+        used_bytes: used.bytes,
+        evictions,
+    })
 }
 
 fn is_spared(entry: &Entry, spared: &HashSet<String>) -> bool {

@@ -14,6 +14,7 @@ use super::checks::Checks;
 use super::places::{DATA, KEPT, PROBATION, TABLE, arrive, leave};
 use super::{BLOCK_BYTES, Identity};
 use crate::base::checksum::Crc32c;
+use crate::base::object::ByteRange;
 use crate::rt;
 use std::fs::{File, FileTimes, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -201,6 +202,13 @@ impl CachedFile {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.entries(0, self.blocks()).iter().all(Option::is_some)
+    }
+
+    /// True when all of `range` was found right before, where that is noted.
+    pub(super) fn was_found_right(&self, range: ByteRange) -> bool {
+        let mut blocks = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES);
+        let checks = self.checks.as_ref();
+        checks.is_some_and(|checks| blocks.all(|block| checks.has(block)))
     }
 
     /// Fills `buffer` with the bytes from `offset` on.

@@ -1,4 +1,6 @@
 use super::*;
+use crate::base::error::ErrorKind;
+use crate::base::read_bytes::ReadBytes;
 use std::os::unix::fs::FileExt;
 
 const ENDPOINT: &str = "http://store";
@@ -398,4 +400,104 @@ fn what_is_given_away_is_not_evicted_by_this_mount() {
         fill(&format!("other{other}"));
     }
     assert!(!cache.has_all("b", "k", "e", WHOLE_LEN));
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn warm(cache: &Arc<BlockCache>, key: &str, len: u64) -> crate::base::error::Result<Warming> {
+    cache
+        .warm(("b".into(), key.into()), "e".to_owned(), len, PATIENCE)
+        .await
+}
+
+fn bytes(data: &[u8]) -> ReadBytes {
+    ReadBytes::behind(data.to_vec())
+}
+
+#[tokio::test]
+async fn who_warms_a_version_waits_for_the_disk_as_readers_do_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cache = open(directory.path(), 1 << 30);
+    let len = 3 * BLOCK_BYTES + 100;
+    let content = data(1, len as usize);
+    let busy = cache.slots.clone().acquire_many_owned(STORES_AT_ONCE as u32);
+    let busy = busy.await.expect("the disk is busy");
+    assert!(cache.slot().await.is_none());
+    let warming = warm(&cache, "k", len).await.expect("begun");
+    let all = ByteRange::new(0, len);
+    assert!(!warming.has(all).await.expect("answered"));
+    let storing = rt::spawn({
+        let content = bytes(&content);
+        async move { warming.store(0, content).await.map(|()| warming) }
+    });
+    drop(busy);
+    let warming = storing.await.expect("no panic").expect("stored");
+    assert!(warming.has(all).await.expect("answered"));
+    assert!(cache.has_all("b", "k", "e", len));
+}
+
+#[tokio::test]
+async fn why_a_version_is_not_there_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cache = open(directory.path(), 64 * BLOCK_BYTES);
+    let too_large = warm(&cache, "k", 17 * BLOCK_BYTES).await.err();
+    assert_eq!(too_large.map(|error| error.kind()), Some(ErrorKind::TooLarge));
+    let warming = warm(&cache, "k", 2 * BLOCK_BYTES).await.expect("begun");
+    let block = data(2, BLOCK_BYTES as usize);
+    warming.store(0, bytes(&block)).await.expect("stored");
+    clear(directory.path()).expect("cleared");
+    let gone = warming.store(BLOCK_BYTES, bytes(&block)).await.err();
+    assert_eq!(
+        gone.map(|error| error.kind()),
+        Some(ErrorKind::LocalIo(libc::ENOSPC))
+    );
+    assert!(!cache.has_all("b", "k", "e", 2 * BLOCK_BYTES));
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_not_taken_for_there_by_who_warms() {
+    for len in [2 * BLOCK_BYTES, 2 * WHOLE_FROM_BYTES] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let content = data(3, len as usize);
+        let first = open(directory.path(), 1 << 30);
+        let file = first.file("b", "k", "e", len).expect("a file");
+        first.store(&file, 0, &content);
+        let on_disk = std::fs::File::options().write(true).open(file.path());
+        on_disk.expect("opened").write_at(b"x", 10).expect("damaged");
+        // Another mount, which has seen nothing of it.
+        let cache = open(directory.path(), 1 << 30);
+        let warming = warm(&cache, "k", len).await.expect("begun");
+        let has = async |start, end| warming.has(ByteRange::new(start, end)).await.expect("answered");
+        assert!(!has(0, len).await);
+        assert!(has(BLOCK_BYTES, len).await);
+        warming
+            .store(0, bytes(&content[..BLOCK_BYTES as usize]))
+            .await
+            .expect("stored");
+        assert!(has(0, len).await);
+    }
+}
+
+#[tokio::test]
+async fn a_version_is_not_evicted_for_its_own_blocks() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let limit_bytes = 64 * BLOCK_BYTES;
+    let cache = open(directory.path(), limit_bytes);
+    for n in 0..8 {
+        let (key, len) = (format!("kept{n}"), 7 * BLOCK_BYTES);
+        for _ in 0..2 {
+            let file = cache.file("b", &key, "e", len).expect("a file");
+            cache.store(&file, 0, &data(n, len as usize));
+        }
+    }
+    // More than a fifth of the limit, alone on probation.
+    let len = 15 * BLOCK_BYTES;
+    let content = data(9, len as usize);
+    let warming = warm(&cache, "k", len).await.expect("begun");
+    for (index, run) in content.chunks(BLOCK_BYTES as usize).enumerate() {
+        let at = index as u64 * BLOCK_BYTES;
+        warming.store(at, bytes(run)).await.expect("stored");
+    }
+    assert!(cache.evictions() > 0);
+    assert!(cache.has_all("b", "k", "e", len));
 }

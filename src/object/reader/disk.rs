@@ -89,6 +89,10 @@ pub async fn keep(source: &Source, offset: u64, whole: Vec<Bytes>) {
     let Some(file) = disk.file(source).await else {
         return;
     };
+    if disk.cache.is_warming(&file) {
+        // Whoever brings all of it here stores what it reads.
+        return;
+    }
     let Some(slot) = disk.cache.slot().await else {
         return;
     };
