@@ -224,7 +224,9 @@ impl Fs {
             .cloned()
             .ok_or_else(|| Error::new(ErrorKind::IsDirectory, "is a directory"))?;
         let has_pages = self.tree.has_pages(node) && node.version.is_some();
-        if self.tree.trusts_caches(node) || has_pages || self.is_on_disk(node).await {
+        // What nobody has looked at yet comes with the first bytes, also where it needs no check.
+        let needs_no_look = self.tree.trusts_caches(node) && node.headers.is_some();
+        if needs_no_look || has_pages || self.is_on_disk(node).await {
             return self.open_by_head(node, id).await;
         }
         let asked_at = rt::now();

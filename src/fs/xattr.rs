@@ -74,7 +74,8 @@ impl Fs {
         };
         // Nothing that a listing shows needs to be asked for.
         let is_directory = matches!(node.place, Place::Directory(_));
-        let headers = if node.attributes_known || is_directory || self.content(ino).is_some() {
+        let may_carry = node.attributes_known || node.is_guess();
+        let headers = if may_carry || is_directory || self.content(ino).is_some() {
             self.carried(&node).await?.headers
         } else {
             ObjectHeaders::default()

@@ -8,6 +8,7 @@ use crate::base::limits::KIB;
 use crate::base::mount_config::Source;
 use crate::base::names::{self, Named};
 use crate::base::object::{ETag, ObjectHeaders, ObjectId, Version};
+use crate::plan::entries::PageObject;
 use crate::rt;
 use crate::tree::directory::Item;
 use std::sync::Arc;
@@ -346,11 +347,16 @@ impl Tree {
             parent: place.clone(),
             name: name.as_str().into(),
         };
-        let seen = lookup::seen_in_listing(object, None, *at);
+        Some(self.guess(&id, link, object, *at))
+    }
+
+    /// The same; a stat must still look.
+    pub(super) fn guess(&self, id: &ObjectId, link: Link, object: &PageObject, at: rt::Instant) -> Node {
+        let seen = lookup::seen_in_listing(object, None, at);
         let mut table = self.table();
-        let node = table.settle_object(&id, link, seen, rt::wall_clock());
-        // A stat must still look.
-        node.checked_at = *at;
-        Some(node.clone())
+        let node = table.settle_object(id, link, seen, rt::wall_clock());
+        let is_of_it = |version: &Version| version.etag == object.etag;
+        node.may_carry_attributes |= node.version.as_ref().is_some_and(is_of_it);
+        node.clone()
     }
 }

@@ -1,5 +1,6 @@
 //! What was seen of an object by whoever looked at it, brought to the table, the listings and the kernel.
 
+use super::lookup::is_refusal;
 use super::node::{DirectoryPlace, Ino, Node, Place};
 use super::{Invalidation, Tree};
 use crate::base::attributes::Attributes;
@@ -54,7 +55,9 @@ impl Tree {
         if !same {
             self.relist(&settled);
         }
-        match (same, settled.ino == ino) {
+        // What was taken for a regular file may be none: the kernel must look again, as after a change.
+        let is_as_known = same && settled.kind == node.kind;
+        match (is_as_known, settled.ino == ino) {
             (true, _) => Freshness::Same,
             (false, true) => Freshness::Changed,
             (false, false) => Freshness::Replaced,
@@ -85,18 +88,39 @@ impl Tree {
         let Some(id) = node.object().cloned() else {
             return self.with_attributes(node).await;
         };
-        if node.local || node.gone || node.pins > 0 || self.is_node_fresh(&node) {
+        let is_guess = node.is_guess() && !node.gone;
+        if node.local || node.gone || !is_guess && (node.pins > 0 || self.is_node_fresh(&node)) {
             return Ok(node);
         }
         let asked_at = rt::now();
-        match self.client.head(&id).await {
-            Ok(info) => match self.saw(ino, &info, asked_at) {
+        let looked = if is_guess {
+            let etag = node.version.as_ref().map(|version| &version.etag);
+            self.head_in_row(&id, node.link.as_ref(), etag).await
+        } else {
+            self.client.head(&id).await.map(|info| (info, asked_at))
+        };
+        match looked {
+            Ok((info, asked_at)) => match self.saw(ino, &info, asked_at) {
                 Freshness::Replaced => Err(Error::new(ErrorKind::Stale, "the object was replaced").on(&id)),
-                Freshness::Same | Freshness::Changed | Freshness::Outdated => self.node(ino),
+                Freshness::Same | Freshness::Changed | Freshness::Outdated => {
+                    let now = self.node(ino)?;
+                    if now.kind == node.kind {
+                        return Ok(now);
+                    }
+                    // The kernel takes no other type for the same inode, unless it looks the name up again.
+                    Err(Error::new(ErrorKind::Stale, "it is of another type than it seemed to be").on(&id))
+                }
             },
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.saw_nothing(ino);
                 Err(error)
+            }
+            Err(error) if is_guess && is_refusal(&error) => {
+                tracing::debug!(%error, "shown as the file that its listing says it is");
+                if let Some(node) = self.table().get_mut(ino) {
+                    node.may_carry_attributes = false;
+                }
+                self.node(ino)
             }
             Err(error) => Err(error),
         }

@@ -110,13 +110,13 @@ impl Tree {
         {
             // No listing shows it.
             return self
-                .settle_listed(&directory, name, Listed::Directory(key), rt::now())
+                .settle_name(&directory, name, Listed::Directory(key), rt::now())
                 .await;
         }
         match self.listings.answer(&directory, name) {
             Answer::Present(listed, at) if self.is_fresh(at) => {
                 self.walks.has_read(&directory);
-                return self.settle_listed(&directory, name, listed, at).await;
+                return self.settle_name(&directory, name, listed, at).await;
             }
             Answer::Absent(at) if self.is_fresh(at) => {
                 self.walks.has_read(&directory);
@@ -182,7 +182,7 @@ impl Tree {
     ) -> Result<Option<Node>> {
         if self.heat.touch(directory) && self.list_small(directory).await.or_else(unless_denied)? {
             match self.listings.answer(directory, name) {
-                Answer::Present(listed, at) => return self.settle_listed(directory, name, listed, at).await,
+                Answer::Present(listed, at) => return self.settle_name(directory, name, listed, at).await,
                 Answer::Absent(_) => return Ok(None),
                 // This mount changed the directory while it was listed: the listing was not kept.
                 Answer::Unknown => {}
@@ -357,6 +357,19 @@ impl Tree {
         Ok(stream.is_finished())
     }
 
+    /// The inode of a name that a listing showed. Where an object may carry attributes, and is a regular file in any case,
+    /// nobody asks for them yet: who opens it gets them with its first bytes, and who wants to know them asks
+    /// ([`Tree::current`]).
+    async fn settle_name(
+        self: &Arc<Self>,
+        directory: &DirectoryPlace,
+        name: &str,
+        listed: Listed,
+        at: Instant,
+    ) -> Result<Option<Node>> {
+        self.settle_entry(directory, name, listed, at, true).await
+    }
+
     /// The inode of what a listing showed; a HEAD where its attributes are needed and unknown.
     pub(crate) async fn settle_listed(
         self: &Arc<Self>,
@@ -364,6 +377,17 @@ impl Tree {
         name: &str,
         listed: Listed,
         at: Instant,
+    ) -> Result<Option<Node>> {
+        self.settle_entry(directory, name, listed, at, false).await
+    }
+
+    async fn settle_entry(
+        self: &Arc<Self>,
+        directory: &DirectoryPlace,
+        name: &str,
+        listed: Listed,
+        at: Instant,
+        may_guess: bool,
     ) -> Result<Option<Node>> {
         let link = Link {
             parent: directory.clone(),
@@ -392,6 +416,9 @@ impl Tree {
         }
         if let Some(seen) = seen {
             return Ok(Some(self.settle_seen(&id, link, seen)));
+        }
+        if may_guess && self.is_regular(&object) {
+            return Ok(Some(self.guess(&id, link, &object, at)));
         }
         match self.head_in_row(&id, Some(&link), Some(&object.etag)).await {
             Ok((info, asked_at)) => Ok(Some(self.settle_info(&id, link, &info, asked_at))),
@@ -475,6 +502,13 @@ impl Tree {
             && self.settings.attributes != AttributesMode::Listing
             && self.foreign_attributes_seen.load(Ordering::Relaxed);
         may_be_special(object) || is_of_others
+    }
+
+    /// True for an object that is a regular file, whatever attributes it carries: too large for anything else, or uploaded
+    /// in a way that programs upload files in.
+    fn is_regular(&self, object: &PageObject) -> bool {
+        let is_marked = object.checksum_algorithm.as_deref() == Some(MARK);
+        object.size_bytes > MAX_SYMLINK_BYTES || is_marked && !self.may_be_special(object)
     }
 
     /// Takes note of what listings of this endpoint show.

@@ -130,7 +130,7 @@ impl Tree {
     #[must_use]
     pub fn knows_attributes(&self, node: &Node) -> bool {
         let Place::Directory(place) = &node.place else {
-            return true;
+            return !node.is_guess();
         };
         node.gone || node.marker_at.is_some_and(|at| self.is_fresh(at)) || !self.may_have_attributes(place)
     }

@@ -108,6 +108,8 @@ pub struct Node {
     pub attributes: Attributes,
     /// False: nobody has asked the object for its attributes yet.
     pub attributes_known: bool,
+    /// It may carry some: those that are shown until somebody has asked are a guess ([`Node::is_guess`]).
+    pub may_carry_attributes: bool,
     /// As the object carried them when they were last seen.
     pub headers: Option<Arc<ObjectHeaders>>,
     /// Of a directory: when its marker, which carries the attributes, was last looked at or put.
@@ -154,6 +156,12 @@ impl Node {
         if self.refresh_due.is_some_and(|due| due <= at) {
             self.refresh_due = None;
         }
+    }
+
+    /// True for an object whose attributes have to be asked for when somebody wants to know them.
+    #[must_use]
+    pub fn is_guess(&self) -> bool {
+        self.may_carry_attributes && !self.attributes_known
     }
 
     /// The object's address.

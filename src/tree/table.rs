@@ -580,6 +580,7 @@ fn refresh(node: &mut Node, seen: Seen) {
     if !same_version {
         node.attributes = Attributes::default();
         node.attributes_known = false;
+        node.may_carry_attributes = false;
         node.headers = None;
         node.link_target = None;
     }
@@ -604,6 +605,7 @@ fn blank(ino: Ino, place: Place, kind: Kind, link: Option<Link>, now: Instant, t
         version: None,
         attributes: Attributes::default(),
         attributes_known: false,
+        may_carry_attributes: false,
         headers: None,
         marker_at: None,
         is_touched: false,

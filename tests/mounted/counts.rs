@@ -17,6 +17,7 @@ crate::on_the_embedded_store!(
     nothing_is_asked_twice_in_a_short_time,
     the_next_mount_does_not_probe_again,
     what_was_written_is_read_with_one_request,
+    what_an_earlier_mount_wrote_is_read_with_one_request_each,
     cloning_a_repository,
 );
 
@@ -199,6 +200,49 @@ fn what_was_written_is_read_with_one_request(store: &Store) {
         });
         assert!(seen_again.is_some(), "{name}");
     }
+}
+
+/// Listings show that these objects carry attributes, but not which.
+fn what_an_earlier_mount_wrote_is_read_with_one_request_each(store: &Store) {
+    const FILES: u64 = 300;
+    const DIRECTORIES: u64 = 6;
+    let writer = store.mount().start();
+    let script = format!(
+        "umask 027; for d in $(seq {DIRECTORIES}); do mkdir d$d; for f in $(seq {}); do echo $d $f > d$d/f$f; done; done",
+        FILES / DIRECTORIES
+    );
+    bash(&writer.path(), &script);
+    writer.unmount();
+    let counts = store.server().counts().clone();
+    // Each time a mount that remembers nothing.
+    let counted = |script: &str| {
+        let mount = store.mount().options("--metadata-ttl 1h").start();
+        counts.reset();
+        let printed = bash(&mount.path(), script);
+        (printed, counts.of(Operation::Get), counts.of(Operation::Head))
+    };
+    let readers = [
+        "find . -type f | while read -r file; do cat \"$file\"; done | wc -l",
+        "grep -r . . | wc -l",
+        "find . -type f | xargs -n 10 -P 8 cat | wc -l",
+    ];
+    for script in readers {
+        let (printed, gets, heads) = counted(script);
+        assert_eq!(printed.trim(), FILES.to_string(), "{script}");
+        assert_eq!(gets, FILES, "{script}: {:?}", counts.all());
+        // Markers of directories.
+        assert!(heads <= DIRECTORIES + 1, "{script}: {:?}", counts.all());
+    }
+    // Whoever wants to know what they carry is told, by one request each.
+    let (printed, gets, heads) = counted("stat -c %a d*/f* | sort | uniq -c");
+    assert_eq!(printed.split_whitespace().collect::<Vec<_>>(), ["300", "640"]);
+    assert!(
+        gets == 0 && heads <= FILES + DIRECTORIES + 1,
+        "{:?}",
+        counts.all()
+    );
+    let (printed, ..) = counted("cat d1/f1 > /dev/null; stat -c %a d1/f1");
+    assert_eq!(printed, "640\n");
 }
 
 /// git copies objects file by file, sets their times, and reads each twice when it checks out: nothing else is to be asked.

@@ -12,6 +12,7 @@ crate::on_each_store!(special_files_survive_a_remount, devices_keep_their_number
 crate::on_the_embedded_store!(
     types_are_told_without_metadata_of_regular_files,
     a_link_is_read_once,
+    a_link_that_looks_like_a_file_is_a_link,
 );
 
 fn special_files_survive_a_remount(store: &Store) {
@@ -105,4 +106,22 @@ fn a_link_is_read_once(store: &Store) {
         "for i in 1 2 3; do readlink link; ls -l; done | grep -c 'f$' | grep -qx 9",
     );
     assert_eq!(gets(), 1, "{:?}", store.server().counts().all());
+}
+
+/// As a tool leaves them that copies objects with their metadata and in its own way: nothing in a listing tells.
+fn a_link_that_looks_like_a_file_is_a_link(store: &Store) {
+    store.bucket.put("file", b"content");
+    for name in ["one", "two", "three"] {
+        store
+            .bucket
+            .put_marked(name, b"file", &[("file-permissions", "0120777")]);
+    }
+    let mount = store.mount().start();
+    bash(&mount.path(), "ls > /dev/null");
+    assert_eq!(bash(&mount.path(), "cat one"), "content");
+    assert_eq!(bash(&mount.path(), "readlink two"), "file\n");
+    assert_eq!(
+        bash(&mount.path(), "stat -c %F three; cat three"),
+        "symbolic link\ncontent"
+    );
 }
