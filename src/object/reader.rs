@@ -210,12 +210,17 @@ impl ReadStream {
             state.number = next_stream_number();
         }
         let number = state.number;
-        let (source, limits) = (pieces.source(), pieces.limits());
+        let (source, limits) = (pieces.source(), *pieces.limits());
+        let limits = if source.disk.is_some() {
+            limits.of_whole_blocks()
+        } else {
+            limits
+        };
         let sharing = source.budget.sharing();
         let now = sharing.conditions();
         let plan = state
             .history
-            .plan(request, source.version.size_bytes, limits, &now);
+            .plan(request, source.version.size_bytes, &limits, &now);
         drop(state);
         if let Some(former) = former {
             former.give_up(|owner| owner.stream == number);

@@ -17,9 +17,11 @@
 //! 6. Memory may be short: each run of a mount keeps to its share ([`shares`]), and when read-ahead was refused nevertheless,
 //!    or taken away before it was read, the run's window is halved and regrows by what is read ([`History::denied`],
 //!    [`History::lost`]).
-//! 7. A run that was left must not keep its data: it is retired after [`IDLE_REQUESTS`] requests elsewhere.
+//! 7. Around a request whole blocks are fetched, but little where requests are scattered ([`scatter`]).
+//! 8. A run that was left must not keep its data: it is retired after [`IDLE_REQUESTS`] requests elsewhere.
 
 pub mod link;
+mod scatter;
 pub mod shares;
 mod stride;
 #[cfg(test)]
@@ -28,6 +30,7 @@ mod tests;
 use crate::base::limits::{KIB, MIB};
 use crate::base::object::ByteRange;
 use link::{Link, Pace};
+use scatter::Scatter;
 use std::time::Duration;
 use stride::{Reach, Stride};
 
@@ -54,11 +57,13 @@ pub struct Limits {
     pub max_get_bytes: u64,
     /// Requests are rounded outwards to multiples of this; a power of two.
     pub round_bytes: u64,
+    /// Scattered ones to multiples of this; a power of two, and not more.
+    pub scattered_round_bytes: u64,
 }
 
 impl Limits {
-    /// The limits for a memory budget: at most half of it for one run, in GETs of up to 8 MiB; random reads are rounded to
-    /// 64 KiB.
+    /// The limits for a memory budget: at most half of it for one run, in GETs of up to 8 MiB; requests are rounded to 64 KiB,
+    /// scattered ones to 16.
     #[must_use]
     pub fn for_budget(budget_bytes: u64) -> Self {
         let round_bytes = (64 * KIB).min(power_of_two_below(budget_bytes / 8));
@@ -66,6 +71,16 @@ impl Limits {
             max_window_bytes: budget_bytes / 2,
             max_get_bytes: (8 * MIB).min((budget_bytes / 4).max(round_bytes)),
             round_bytes,
+            scattered_round_bytes: round_bytes.min(16 * KIB),
+        }
+    }
+
+    /// The same, where nothing but whole blocks is of use: they are all that is kept on disk.
+    #[must_use]
+    pub fn of_whole_blocks(self) -> Self {
+        Self {
+            scattered_round_bytes: self.round_bytes,
+            ..self
         }
     }
 
@@ -132,6 +147,7 @@ pub struct History {
     /// The pattern that requests follow which continue no run, and what may become another one.
     pattern: Option<Stride>,
     candidate: Option<Stride>,
+    scatter: Scatter,
     requests: u64,
     runs_begun: u64,
 }
@@ -162,6 +178,9 @@ impl History {
         self.requests += 1;
         let mut retired = Vec::new();
         let known = self.run_of(request);
+        let is_scattered = self
+            .scatter
+            .takes(request.start / limits.round_bytes, known.is_some());
         let is_next = known.is_some_and(|index| self.runs[index].is_continued_by(request));
         let goes_back = known.is_none_or(|index| request.start < self.runs[index].start);
         if !is_next && self.is_of_pattern(request, goes_back, now.at, &mut retired) {
@@ -176,7 +195,12 @@ impl History {
         let run = &mut self.runs[index];
         let expected = ByteRange::new(run.end, run.planned_until.max(run.end));
         let advances = run.extend(request, self.requests, limits, now.at);
-        let demand = round_outwards(request, limits.round_bytes, size_bytes);
+        let round_bytes = if is_scattered {
+            limits.scattered_round_bytes
+        } else {
+            limits.round_bytes
+        };
+        let demand = round_outwards(request, round_bytes, size_bytes);
         let wanted_bytes = run.wanted_bytes(limits, &now.link);
         let window_bytes = if advances {
             wanted_bytes.min(run.cap_bytes).min(now.share_bytes)

@@ -364,7 +364,8 @@ fn random_reads_fetch_little_more_than_they_want() {
             assert!(got == part(&expected, offset, 4096));
         }
         assert_eq!(world.gets(), 60);
-        assert!(world.received_bytes() - before <= 60 * 64 * KIB);
+        // Until it is clear that the reads are scattered, more of what is around them.
+        assert!(world.received_bytes() - before <= 60 * 16 * KIB + 8 * 64 * KIB);
     });
 }
 

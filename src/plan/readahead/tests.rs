@@ -11,6 +11,7 @@ const LIMITS: Limits = Limits {
     max_window_bytes: 32 * MIB,
     max_get_bytes: 8 * MIB,
     round_bytes: 64 * KIB,
+    scattered_round_bytes: 16 * KIB,
 };
 
 /// Nothing is known of the link, and there is memory enough.

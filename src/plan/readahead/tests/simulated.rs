@@ -2,6 +2,7 @@
 
 use super::super::link::GetSeen;
 use super::*;
+use crate::plan::testing::mixed;
 use std::collections::VecDeque;
 
 const TICK: Duration = Duration::from_micros(500);
@@ -190,6 +191,83 @@ fn a_share_of_the_memory_is_kept_to() {
             "{share_bytes}"
         );
     }
+}
+
+/// Reads short pieces at places that have no order, one after the other.
+struct Places {
+    /// Beyond the latency of each request.
+    transfer: Duration,
+    bytes: u64,
+    gets: u64,
+}
+
+fn read_places(world: &World, places: impl IntoIterator<Item = u64>, len: u64, size_bytes: u64) -> Places {
+    const UNIT_BYTES: u64 = 4 * KIB;
+    let limits = Limits::for_budget(world.budget_bytes);
+    let mut history = History::default();
+    // What was read in part is kept, the newest 32 MiB of it.
+    let mut kept: VecDeque<u64> = VecDeque::new();
+    let (mut bytes, mut gets) = (0, 0);
+    for place in places {
+        let plan = history.plan(ByteRange::new(place, place + len), size_bytes, &limits, &NOW);
+        let mut is_one_get = false;
+        for range in std::iter::once(plan.demand).chain(plan.ahead) {
+            for unit in range.start / UNIT_BYTES..range.end.div_ceil(UNIT_BYTES) {
+                if kept.contains(&unit) {
+                    is_one_get = false;
+                    continue;
+                }
+                gets += u64::from(!is_one_get);
+                is_one_get = true;
+                bytes += UNIT_BYTES;
+                kept.push_back(unit);
+            }
+            is_one_get = false;
+        }
+        let too_many = kept.len().saturating_sub((32 * MIB / UNIT_BYTES) as usize);
+        kept.drain(..too_many);
+    }
+    Places {
+        transfer: Duration::from_secs_f64(bytes as f64 / world.connection_bytes_per_s as f64),
+        bytes,
+        gets,
+    }
+}
+
+/// The same each time, and in no order.
+fn places(count: u64, of_pages: u64) -> impl Iterator<Item = u64> {
+    (1..=count).map(move |n| mixed(n) % of_pages * 4 * KIB)
+}
+
+#[test]
+fn scattered_reads_take_little_longer_than_the_latency() {
+    let count = 500;
+    let read = read_places(&FAR, places(count, GIB / (4 * KIB)), 4 * KIB, GIB);
+    // A few are beside another: the rest of that block is fetched in two parts then.
+    assert!(read.gets <= count + 5, "{} requests", read.gets);
+    assert!(read.bytes <= count * 20 * KIB, "{} bytes", read.bytes);
+    let each = read.transfer / count as u32;
+    assert!(
+        each <= Duration::from_micros(230),
+        "{each:?} for the transfer of each"
+    );
+}
+
+#[test]
+fn reads_of_a_busy_part_fetch_each_block_once() {
+    // As a database does that has one small table beside large ones, and now and then reads one of these.
+    let busy = 8 * MIB;
+    let reads = places(4_000, busy / (4 * KIB)).enumerate().map(|(n, place)| {
+        let is_elsewhere = n % 16 == 15;
+        if is_elsewhere {
+            place * 61 % GIB / (4 * KIB) * (4 * KIB)
+        } else {
+            512 * MIB + place
+        }
+    });
+    let read = read_places(&FAR, reads, 4 * KIB, GIB);
+    // It takes a few to tell. With 16 KiB each they would be 750.
+    assert!(read.gets <= 128 + 250 + 32, "{} requests", read.gets);
 }
 
 proptest! {
