@@ -10,6 +10,7 @@
 //! 7. Copies from other files, which move no data: [`copies`]; what must be fetched because its object goes: [`local`].
 //! 8. Memory for others: what is in parts is given up at once, the rest goes to the spool in the background: [`relief`].
 //! 9. Who has to know of commits: [`news`].
+//! 10. More changes than an upload has parts for: [`room`].
 //!
 //! Locks: `state` is held for moments only. `committing` is held by whatever may replace the base version; `spooling` by
 //! whoever writes to the spool file, so that a place in it is chosen and filled by one at a time.
@@ -26,6 +27,7 @@ mod one_shot;
 mod persist;
 mod relief;
 mod rewrite;
+mod room;
 mod state;
 #[cfg(test)]
 mod state_tests;
@@ -341,7 +343,7 @@ impl File {
 
     async fn read_all(&self, stream: &ReadStream, range: ByteRange, out: &mut ReadBytes) -> Result<()> {
         let mut position = range.start;
-        let mut early_commits = 0;
+        let mut early_commits = EarlyCommits::default();
         while position < range.end {
             match self.next(ByteRange::new(position, range.end), out.copied()) {
                 Next::Copied(end) => position = end,
@@ -354,9 +356,9 @@ impl File {
                     let length_before = out.len();
                     let result = reader.read_shared(stream, offset, len as usize, out).await;
                     if let Err(error) = result {
-                        early_commits += 1;
+                        early_commits.of_parts += 1;
                         let may_be_ours =
-                            error.kind() == ErrorKind::Stale && early_commits <= MAX_EARLY_COMMITS;
+                            error.kind() == ErrorKind::Stale && early_commits.of_parts <= MAX_EARLY_COMMITS;
                         if !(may_be_ours && self.has_replaced(&reader, position).await?) {
                             return Err(error);
                         }
@@ -368,7 +370,7 @@ impl File {
                         return Err(Error::new(ErrorKind::Corrupt, message).on(reader.id()));
                     }
                 }
-                Next::InPart => self.commit_early(&mut early_commits).await?,
+                Next::InPart => self.commit_early(InTheWay::Parts, &mut early_commits).await?,
                 Next::Gone => return Err(gone().on(&self.id())),
             }
         }
@@ -486,7 +488,7 @@ impl File {
                     let permit = self.context.budget.try_acquire_for_write(sizes.iter().sum())?;
                     spare = buffers(permit, sizes);
                 }
-                Tried::Outgrew(_) | Tried::NeedsCommit => return None,
+                Tried::NeedsCommit(_) => return None,
             }
         }
     }
@@ -494,55 +496,48 @@ impl File {
     /// Writes one piece at `offset`, or at the end. Returns where.
     async fn write_piece(&self, offset: Option<u64>, data: &[u8]) -> Result<u64> {
         let mut spare: Vec<Buffer> = Vec::new();
-        let mut early_commits = 0;
+        let mut early_commits = EarlyCommits::default();
         loop {
-            match self.try_write(offset, data, &mut spare, true)? {
+            match self.try_write(offset, data, &mut spare, early_commits.made_room)? {
                 Tried::Done(start) => return Ok(start),
-                Tried::Outgrew(_) if self.state().is_one_shot => return Err(self.outgrown()),
-                Tried::Outgrew(start) => {
-                    // The next upload copies what is there in few parts and has numbers left.
-                    tracing::info!(object = %self.id(), "committing early: the file outgrew the parts of its upload");
-                    self.shared()?.commit_everything().await?;
-                    return Ok(start);
-                }
                 Tried::NeedsBuffers(sizes) => {
                     spare.clear();
                     let permit = self.memory_for_write(sizes.iter().sum()).await?;
                     spare = buffers(permit, sizes);
                 }
-                Tried::NeedsCommit => {
+                Tried::NeedsCommit(what) => {
                     spare.clear();
-                    self.commit_early(&mut early_commits).await?;
+                    self.commit_early(what, &mut early_commits).await?;
                 }
             }
         }
     }
 
-    /// One attempt, with buffers from `spare`. Bytes that outgrow the upload are written only if `may_outgrow`.
+    /// One attempt, with buffers from `spare`. `made_room`: a commit was made for it already.
     fn try_write(
         &self,
         offset: Option<u64>,
         data: &[u8],
         spare: &mut Vec<Buffer>,
-        may_outgrow: bool,
+        made_room: bool,
     ) -> Result<Tried> {
-        let (start, is_first, outgrows) = {
+        let (start, is_first) = {
             let mut state = self.state();
             let start = offset.unwrap_or(state.map.size_bytes());
             let end = self.check_end_in(&state, start, data.len())?;
-            if !may_outgrow && state.has_outgrown_upload(end) {
-                return Ok(Tried::Outgrew(start));
+            if !state.has_room_for(ByteRange::new(start, end), 1, &self.policy) && !made_room {
+                return Ok(Tried::NeedsCommit(InTheWay::Crowd));
             }
             match state.write(start, data, spare, &self.policy) {
                 Written::Done => {}
                 Written::NeedsBuffers(sizes) => return Ok(Tried::NeedsBuffers(sizes)),
-                Written::NeedsCommit => return Ok(Tried::NeedsCommit),
+                Written::NeedsCommit => return Ok(Tried::NeedsCommit(InTheWay::Parts)),
             }
             if offset.is_some() {
                 state.note_rewrite();
             }
             let is_first = !state.chunks.is_empty() && !std::mem::replace(&mut state.is_reclaimable, true);
-            (start, is_first, may_outgrow && state.has_outgrown_upload(end))
+            (start, is_first)
         };
         if is_first {
             self.context
@@ -550,11 +545,7 @@ impl File {
                 .add_reclaimer(self.me.clone() as Weak<dyn Reclaim>);
         }
         self.send_ahead(ByteRange::new(start, start + data.len() as u64));
-        Ok(if outgrows {
-            Tried::Outgrew(start)
-        } else {
-            Tried::Done(start)
-        })
+        Ok(Tried::Done(start))
     }
 
     /// Cuts the file off, or extends it by zeroes.
@@ -563,11 +554,20 @@ impl File {
     /// `TooLarge`; what a commit says that is needed because a part that is only in an upload would be cut in two.
     pub async fn truncate(&self, size_bytes: u64) -> Result<()> {
         self.check_end(size_bytes, 0)?;
-        let mut early_commits = 0;
-        while !self.state().truncate(size_bytes) {
-            self.commit_early(&mut early_commits).await?;
+        let mut early_commits = EarlyCommits::default();
+        while let Some(what) = self.try_truncate(size_bytes, early_commits.made_room) {
+            self.commit_early(what, &mut early_commits).await?;
         }
         Ok(())
+    }
+
+    fn try_truncate(&self, size_bytes: u64, made_room: bool) -> Option<InTheWay> {
+        let mut state = self.state();
+        let added = ByteRange::new(state.map.size_bytes().min(size_bytes), size_bytes);
+        if !added.is_empty() && !state.has_room_for(added, 1, &self.policy) && !made_room {
+            return Some(InTheWay::Crowd);
+        }
+        (!state.truncate(size_bytes)).then_some(InTheWay::Parts)
     }
 
     /// As O_TRUNC: cuts everything off. Unlike [`Self::truncate`] this is a change also where there is nothing to cut off.
@@ -624,26 +624,52 @@ impl File {
         self.state().base = Base::Known(version);
     }
 
-    /// Bytes are needed that are only in parts of the upload: completes it. From then on this file keeps its bytes.
-    async fn commit_early(&self, count: &mut u32) -> Result<()> {
-        *count += 1;
-        if *count > MAX_EARLY_COMMITS {
-            return Err(Error::new(ErrorKind::Busy, "the bytes keep moving into an upload").on(&self.id()));
+    /// Commits what is in the way of a change, or of a read.
+    async fn commit_early(&self, what: InTheWay, before: &mut EarlyCommits) -> Result<()> {
+        match what {
+            InTheWay::Parts => {
+                before.of_parts += 1;
+                if before.of_parts > MAX_EARLY_COMMITS {
+                    let message = "the bytes keep moving into an upload";
+                    return Err(Error::new(ErrorKind::Busy, message).on(&self.id()));
+                }
+                tracing::info!(object = %self.id(), "committing early: bytes are needed that are only in an unfinished upload");
+                // From now on it keeps its bytes.
+                self.state().keeps_parts = true;
+            }
+            InTheWay::Crowd if self.state().is_one_shot => return Err(self.outgrown()),
+            InTheWay::Crowd => {
+                // The next upload copies what is there in few parts and has numbers left.
+                tracing::info!(object = %self.id(), "committing early: no upload would have parts for more changes");
+                before.made_room = true;
+            }
         }
-        tracing::info!(object = %self.id(), "committing early: bytes are needed that are only in an unfinished upload");
-        self.state().keeps_parts = true;
         self.shared()?.commit_everything().await
     }
+}
+
+/// Why a commit comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InTheWay {
+    /// Bytes that are only in parts of the upload.
+    Parts,
+    /// An upload might have no numbers for one more change.
+    Crowd,
+}
+
+/// Those that one read, or one change, has made.
+#[derive(Default)]
+struct EarlyCommits {
+    of_parts: u32,
+    made_room: bool,
 }
 
 /// What came of an attempt to write.
 enum Tried {
     /// The bytes are at this offset.
     Done(u64),
-    /// The same, but the upload has no numbers for them.
-    Outgrew(u64),
     NeedsBuffers(Vec<u64>),
-    NeedsCommit,
+    NeedsCommit(InTheWay),
 }
 
 fn buffers(mut permit: Permit, sizes: Vec<u64>) -> Vec<Buffer> {

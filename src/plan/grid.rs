@@ -4,7 +4,11 @@
 //! 2. A part is sent from memory, so a cell never exceeds the cap that the memory budget sets; beyond the last number
 //!    the grid simply ends, and the writer commits what there is and begins anew behind it.
 //! 3. A changed file has unchanged bytes before the place where writing began. They become copied parts, planned at
-//!    the commit; the numbers before the first cell are kept for them: as many as they need if all of them change too.
+//!    the commit; the numbers before the first cell are kept for them: as many as they need if all of them change too,
+//!    unless that is more than half of all. Before such a file has too many changes for its numbers it is committed
+//!    ([`super::room`]).
+//! 4. A file that ends within the grid always has numbers for what is behind the grid's beginning, whichever cells are
+//!    sent: for each stretch between them as many as it has cells. So of a longer file none is sent ahead.
 
 use crate::base::limits::{GIB, MIB, UploadLimits};
 use crate::base::object::ByteRange;
@@ -35,6 +39,7 @@ impl PartGrid {
             start_bytes.next_multiple_of(MIB)
         };
         let reserved = origin_bytes.min(UNIFORM_PREFIX_BYTES).div_ceil(cell_bytes);
+        let reserved = reserved.max(origin_bytes.div_ceil(max_cell_bytes.max(cell_bytes)));
         // Half of all numbers at most: the other half is for what is written.
         let reserved = reserved.min(u64::from(limits.max_parts / 2)) as u32;
         Self {
@@ -77,6 +82,12 @@ impl PartGrid {
         }
         let number = u64::from(number) + rest / size;
         (number <= u64::from(self.max_parts)).then_some(number as u32)
+    }
+
+    /// Where the first cell begins.
+    #[must_use]
+    pub fn origin_bytes(&self) -> u64 {
+        self.origin_bytes
     }
 
     /// The first cell's number.
@@ -125,11 +136,12 @@ mod tests {
                 prop_assert_eq!(next.start, cell.end);
             }
             // The bytes before the first cell are a lawful part or there are none, and numbers are kept for them.
-            let origin = grid.cell(grid.first_number()).expect("a first cell").start;
+            let origin = grid.origin_bytes();
             prop_assert!(origin == 0 || (origin >= UploadLimits::S3.min_part_bytes && grid.first_number() > 1));
             // And as many as they need when all of them are sent.
             let kept = u64::from(grid.first_number() - 1);
             prop_assert!(kept * 8 * MIB >= origin.min(UNIFORM_PREFIX_BYTES));
+            prop_assert!(kept == 5_000 || kept * (8 * MIB).max(MIB << cap) >= origin);
         }
     }
 }

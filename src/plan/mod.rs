@@ -3,10 +3,12 @@ pub mod copies;
 pub mod cuts;
 pub mod entries;
 pub mod flat;
+mod gap;
 pub mod grid;
 pub mod notifications;
 pub mod parts;
 pub mod ranges;
 pub mod readahead;
+pub mod room;
 #[cfg(test)]
 mod testing;

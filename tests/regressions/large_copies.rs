@@ -373,3 +373,44 @@ fn a_large_file_is_streamed_with_a_key_of_ones_own() {
     assert!(bytes_of(&world, "f").expect("there") == large(3));
     assert!(!world.stranger().may_look_at("f"));
 }
+
+/// Its end was streamed and is in parts only, whose numbers are fixed; what is before it is then changed at more places than there
+/// are numbers left.
+#[test]
+fn a_large_file_is_changed_at_more_places_than_an_upload_has_parts() {
+    let world = World::new(Options {
+        limits: UploadLimits {
+            max_parts: 16,
+            ..UploadLimits::S3
+        },
+        // Parts of 5 MiB: eight of them are kept for what is before the stream.
+        memory_bytes: 20 << 20,
+        ..Options::default()
+    });
+    world.store.set_quirks(Quirks {
+        opaque_etags: true,
+        ..Quirks::default()
+    });
+    let mut expected: Vec<u8> = [large(1), large(2), vec![3; 2 << 20]].concat();
+    world.remote.put("f", &expected);
+    let mount = world.mount();
+    let driver = &mount.driver;
+    let file = open(&mount, "f", libc::O_RDWR);
+    let end = [large(4), vec![5; 10 << 20]].concat();
+    let streaming = driver.write(&file, expected.len(), &end);
+    mount.run("stream", streaming).expect("written");
+    assert!(
+        world.store.counts().of(Operation::UploadPart) > 0,
+        "parts are sent while it is written"
+    );
+    for offset in (0..expected.len()).step_by(4 << 20) {
+        mount
+            .run("write", driver.write(&file, offset, b"changed"))
+            .expect("written");
+        expected[offset..][..7].copy_from_slice(b"changed");
+    }
+    mount.run("close", driver.close(file)).expect("stored");
+    expected.extend_from_slice(&end);
+    assert!(bytes_of(&world, "f").expect("there") == expected);
+    no_uploads(&world);
+}

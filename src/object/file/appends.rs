@@ -163,6 +163,7 @@ impl State {
         self.creation = None;
         self.former_transaction = None;
         self.grid = None;
+        self.room.forget();
         self.is_rebased = true;
         self.changes += 1;
     }

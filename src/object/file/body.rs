@@ -18,11 +18,12 @@ use crate::object::reader::{ReadStream, Reader};
 use crate::spool::SpoolFile;
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// The source version is read in steps of this length.
 const READ_STEP_BYTES: u64 = 1 << 20;
 const ZEROES: &[u8] = &[0; 1 << 20];
+static CHECKSUM_OF_ZEROES: LazyLock<Crc32c> = LazyLock::new(|| Crc32c::of(ZEROES));
 
 /// A request body, with the claim on the memory of what was loaded for it.
 pub(super) struct Body {
@@ -123,7 +124,7 @@ impl Body {
             let step = len.min(ZEROES.len() as u64);
             self.push(Piece {
                 bytes: Bytes::from_static(&ZEROES[..step as usize]),
-                checksum: None,
+                checksum: (step == ZEROES.len() as u64).then(|| *CHECKSUM_OF_ZEROES),
             });
             len -= step;
         }

@@ -10,13 +10,14 @@
 
 use super::File;
 use super::copies::{gone, source_is_gone};
+use super::room::runs_of;
 use super::state::State;
 use super::upload::{self, Link, Upload};
 use super::{Committed, appends};
 use crate::base::attributes::xattrs::XATTR;
 use crate::base::attributes::{Attributes, MetadataFormat};
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::extents::{Backing, Extent, SourceId};
+use crate::base::extents::{Backing, SourceId};
 use crate::base::object::{ByteRange, Condition, ObjectInfo, Version};
 use crate::object::outcome::{self, Outcome};
 use crate::object::reader::Reader;
@@ -36,18 +37,10 @@ const MAX_UPLOADS: u32 = 2;
 impl State {
     /// The runs of what is sealed, as far as an upload cares.
     fn runs(&self) -> Vec<Run> {
-        let map = self.sealed.as_ref().map_or(&self.map, |sealed| &sealed.map);
-        let run = |extent: Extent| Run {
-            range: extent.range,
-            source: match extent.backing {
-                Backing::Source(at) => Some(at),
-                _ => None,
-            },
-        };
-        map.iter().map(run).collect()
+        runs_of(self.sealed.as_ref().map_or(&self.map, |sealed| &sealed.map))
     }
 
-    fn source_sizes(&self) -> SourceSizes {
+    pub(super) fn source_sizes(&self) -> SourceSizes {
         let base = self.source.iter().map(|source| (SourceId::BASE, source));
         let copied = self.copied.iter().map(|(id, source)| (*id, source));
         base.chain(copied)
@@ -493,7 +486,8 @@ impl File {
         let _lane = lane.map_err(|_| Error::new(ErrorKind::ShuttingDown, "the upload is closed"))?;
         {
             let mut state = self.state();
-            let is_cell = state.grid.as_ref().and_then(|grid| grid.cell(part.number)) == Some(part.range);
+            let cell = state.grid_in_use().and_then(|grid| grid.cell(part.number));
+            let is_cell = cell == Some(part.range);
             let Some(upload) = state.upload.as_mut().filter(|upload| upload.is(link)) else {
                 return Err(Error::new(
                     ErrorKind::Internal,

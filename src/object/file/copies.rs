@@ -7,17 +7,20 @@
 //! 3. A version that a commit is replacing just now is not shared: whoever shares holds the source's `committing`.
 //! 4. What has no version to name (it is in memory, in the spool, in parts) is read and written by the caller.
 
-use super::File;
 use super::state::{Source, State};
 use super::upload;
+use super::{EarlyCommits, File, InTheWay};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extents::{Backing, SourceAt, SourceId};
 use crate::base::object::ByteRange;
+use crate::plan::parts::UploadPolicy;
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+/// So many runs are copied at a time: each takes part numbers, which a commit makes if there are none.
+const MAX_RUNS: usize = 256;
 /// How often one copy is settled that goes on copying meanwhile.
 const MAX_SETTLES: u32 = 8;
 
@@ -76,6 +79,9 @@ impl State {
                 Backing::Memory { .. } | Backing::Spool { .. } | Backing::Part { .. } => break,
             };
             runs.push(run);
+            if runs.len() == MAX_RUNS {
+                break;
+            }
         }
         runs
     }
@@ -109,6 +115,21 @@ impl State {
         let number = SourceId(self.last_source);
         self.copied.insert(number, source);
         number
+    }
+
+    /// What is to be committed before `range` may get other bytes, in so many runs of zeroes and of objects.
+    fn in_the_way(
+        &mut self,
+        range: ByteRange,
+        runs: usize,
+        made_room: bool,
+        policy: &UploadPolicy,
+    ) -> Option<InTheWay> {
+        if self.is_in_parts_only(range) {
+            return Some(InTheWay::Parts);
+        }
+        let has_room = self.has_room_for(range, runs, policy);
+        (!has_room && !made_room).then_some(InTheWay::Crowd)
     }
 
     /// Bytes of `range` are elsewhere from now on, with other content.
@@ -160,7 +181,7 @@ impl File {
             return Ok(0);
         }
         self.settle_copies().await?;
-        let mut early_commits = 0;
+        let mut early_commits = EarlyCommits::default();
         loop {
             let stays = from.committing.lock().await;
             let runs = from.state().shared(range, &from.me, &hold);
@@ -169,11 +190,14 @@ impl File {
             if len == 0 {
                 return Ok(0);
             }
-            if !self.state().is_in_parts_only(target) {
+            let in_the_way =
+                self.state()
+                    .in_the_way(target, runs.len(), early_commits.made_room, &self.policy);
+            let Some(what) = in_the_way else {
                 return Ok(if self.connect(offset, runs) { len } else { 0 });
-            }
+            };
             drop(stays);
-            self.commit_early(&mut early_commits).await?;
+            self.commit_early(what, &mut early_commits).await?;
         }
     }
 
@@ -277,9 +301,9 @@ impl File {
     /// As [`File::truncate`].
     pub async fn zero(&self, range: ByteRange, keep_size: bool) -> Result<()> {
         self.check_end(range.end, 0)?;
-        let mut early_commits = 0;
+        let mut early_commits = EarlyCommits::default();
         loop {
-            {
+            let what = {
                 let mut state = self.state();
                 let size_bytes = state.map.size_bytes();
                 let end = if keep_size {
@@ -291,12 +315,13 @@ impl File {
                     return Ok(());
                 }
                 let range = ByteRange::new(range.start, end);
-                if !state.is_in_parts_only(range) {
+                let Some(what) = state.in_the_way(range, 1, early_commits.made_room, &self.policy) else {
                     state.replace(range, Backing::Zero);
                     return Ok(());
-                }
-            }
-            self.commit_early(&mut early_commits).await?;
+                };
+                what
+            };
+            self.commit_early(what, &mut early_commits).await?;
         }
     }
 

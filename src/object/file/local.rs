@@ -278,6 +278,7 @@ impl File {
         if !state.is_spool(&file) {
             return Ok(());
         }
+        state.room.forget();
         for (range, place) in pieces {
             let expected = extent.backing.advanced(range.start - extent.range.start);
             state.place(range, |now| {

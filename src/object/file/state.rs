@@ -23,6 +23,7 @@ use crate::object::reader::Reader;
 use crate::plan::copies::COPY_PART_BYTES;
 use crate::plan::grid::PartGrid;
 use crate::plan::parts::UploadPolicy;
+use crate::plan::room::Room;
 use crate::rt;
 use crate::spool::{RecordId, SpoolFile};
 use smallvec::SmallVec;
@@ -154,6 +155,8 @@ pub struct State {
     pub upload: Option<Upload>,
     /// Where parts of the next upload lie; begins at the first write after a commit.
     pub grid: Option<PartGrid>,
+    /// For more changes ([`super::room`]).
+    pub room: Room,
     /// Parts were needed again once: from then on what is in parts also stays in memory or in the spool.
     pub keeps_parts: bool,
     /// All bytes are being copied: those that can be read must stay readable until that is done.
@@ -251,6 +254,7 @@ impl State {
             is_unlinked: false,
             upload: None,
             grid: None,
+            room: Room::default(),
             keeps_parts: false,
             is_being_copied: false,
             streaming_failed: false,
@@ -396,6 +400,8 @@ impl State {
                 policy.max_sent_part_bytes,
                 &policy.limits,
             ));
+            // It keeps numbers for what is before it.
+            self.room.forget();
         }
         self.forget_parts_in(range);
         self.note_write();
@@ -512,6 +518,7 @@ impl State {
         }
         let removed = self.map.set_size(size_bytes, self.generation);
         self.chunks.release(&removed);
+        self.room.forget();
         if size_bytes < old_size_bytes {
             self.forget_parts_in(ByteRange::new(size_bytes, u64::MAX));
         }
@@ -548,6 +555,7 @@ impl State {
 
     /// The commit failed, and certainly wrote nothing. Parts that still hold what the file has are kept.
     pub fn unseal(&mut self) {
+        self.room.forget();
         let Some(sealed) = self.sealed.take() else { return };
         let extents: Vec<Extent> = sealed.map.iter().collect();
         self.chunks.release(&extents);
@@ -582,6 +590,7 @@ impl State {
         self.creation = None;
         self.former_transaction = None;
         self.grid = None;
+        self.room.forget();
         self.streaming_failed = false;
         self.next_chunk_bytes = FIRST_CHUNK_BYTES;
         if !self
@@ -651,10 +660,10 @@ impl State {
     /// Cells between `range`'s neighbourhood and its end that are complete, in memory, not sent, and neither the first nor
     /// the last.
     pub fn cells_to_send(&self, range: ByteRange) -> Vec<(u32, ByteRange)> {
-        let Some(grid) = &self.grid else { return Vec::new() };
-        if self.sealed.is_some() || self.streaming_failed || self.is_unlinked {
+        let may_send = self.sealed.is_none() && !self.streaming_failed && !self.is_unlinked;
+        let Some(grid) = self.grid_in_use().filter(|_| may_send) else {
             return Vec::new();
-        }
+        };
         let from = grid
             .number_at(range.start.saturating_sub(1))
             .unwrap_or(grid.first_number());
@@ -675,13 +684,6 @@ impl State {
                 .map
                 .range(cell)
                 .all(|extent| matches!(extent.backing, Backing::Memory { .. }))
-    }
-
-    /// True when the file outgrew the numbers of its upload.
-    pub fn has_outgrown_upload(&self, end: u64) -> bool {
-        !self.is_unlinked
-            && self.upload.is_some()
-            && self.grid.as_ref().is_some_and(|grid| end > grid.end_bytes())
     }
 
     /// May an upload that was to create, or to replace a truncated file, take the place of `found`?

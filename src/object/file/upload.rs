@@ -201,6 +201,11 @@ impl Upload {
         self.parts.contains_key(&number)
     }
 
+    /// True when parts were sent from memory that others are planned around, or are on their way.
+    pub fn has_cells(&self) -> bool {
+        self.parts.values().any(|part| part.is_cell)
+    }
+
     pub fn is_sending(&self, number: u32) -> bool {
         matches!(
             self.parts.get(&number),
