@@ -4,7 +4,7 @@
 //!    found right before, by this mount, or stored by it ([`Checks`]).
 //! 2. A version may be evicted and stored again by another mount: what is known is known of one generation of it
 //!    ([`AllChecks::of`]).
-//! 3. Memory stays bounded: of the versions used longest ago nothing is known any more ([`MOST_BLOCKS`]).
+//! 3. Memory stays bounded: of the versions used longest ago nothing is known any more ([`MOST_BYTES`]).
 //! 4. What must stay could fill the cache: it takes half of the limit at most ([`Pins::pin`]).
 
 use super::file::CachedFile;
@@ -13,8 +13,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A bit each, so a MiB in all.
-const MOST_BLOCKS: u64 = 8 << 20;
+/// What is known of all versions takes this much.
+const MOST_BYTES: u64 = 8 << 20;
+/// Of which each version takes this besides a bit for each block: its name, its place in the maps, what allocations cost.
+const VERSION_BYTES: u64 = 320;
 /// What has to stay may take this part of the limit.
 const PINNED_PART: u64 = 2;
 
@@ -32,6 +34,10 @@ impl Checks {
             words: (0..words).map(|_| AtomicU64::new(0)).collect(),
             blocks,
         }
+    }
+
+    fn taken_bytes(&self) -> u64 {
+        VERSION_BYTES + size_of_val(&*self.words) as u64
     }
 
     fn place(&self, block: u64) -> Option<(&AtomicU64, u64)> {
@@ -72,35 +78,46 @@ pub(super) struct AllChecks(Mutex<Known>);
 
 struct Known {
     versions: LruCache<String, (Vec<u8>, Arc<Checks>)>,
-    blocks: u64,
+    taken_bytes: u64,
+    most_bytes: u64,
 }
 
 impl AllChecks {
     pub fn new() -> Self {
-        Self(Mutex::new(Known {
-            versions: LruCache::unbounded(),
-            blocks: 0,
-        }))
+        Self(Mutex::new(Known::of_at_most(MOST_BYTES)))
     }
 
     /// What is known of a version's generation, from now on if it is not yet.
     pub fn of(&self, file: &CachedFile) -> Arc<Checks> {
-        let mut known = lock(&self.0);
-        if let Some((generation, checks)) = known.versions.get(file.name())
-            && generation == file.generation()
+        lock(&self.0).of(file.name(), file.generation(), file.blocks())
+    }
+}
+
+impl Known {
+    fn of_at_most(most_bytes: u64) -> Self {
+        Self {
+            versions: LruCache::unbounded(),
+            taken_bytes: 0,
+            most_bytes,
+        }
+    }
+
+    fn of(&mut self, name: &str, generation: &[u8], blocks: u64) -> Arc<Checks> {
+        if let Some((known, checks)) = self.versions.get(name)
+            && known == generation
         {
             return checks.clone();
         }
-        let checks = Arc::new(Checks::new(file.blocks()));
-        let entry = (file.generation().to_vec(), checks.clone());
-        known.blocks += checks.blocks;
-        if let Some((_, former)) = known.versions.put(file.name().to_owned(), entry) {
-            known.blocks -= former.blocks;
+        let checks = Arc::new(Checks::new(blocks));
+        self.taken_bytes += checks.taken_bytes();
+        let entry = (generation.to_vec(), checks.clone());
+        if let Some((_, former)) = self.versions.put(name.to_owned(), entry) {
+            self.taken_bytes -= former.taken_bytes();
         }
-        while known.blocks > MOST_BLOCKS
-            && let Some((_, (_, oldest))) = known.versions.pop_lru()
+        while self.taken_bytes > self.most_bytes
+            && let Some((_, (_, oldest))) = self.versions.pop_lru()
         {
-            known.blocks -= oldest.blocks;
+            self.taken_bytes -= oldest.taken_bytes();
         }
         checks
     }
@@ -163,6 +180,22 @@ mod tests {
             checks.forget(blocks - 1);
             assert!(!checks.are_all_right(), "{blocks}");
         }
+    }
+
+    #[test]
+    fn many_versions_are_forgotten_before_they_take_much_memory() {
+        const VERSIONS: u64 = 10;
+        let mut known = Known::of_at_most(VERSIONS * (VERSION_BYTES + 8));
+        let kept = known.of("kept", b"1", 1);
+        for number in 0..1_000 {
+            known.of(&number.to_string(), b"1", 1).note(0);
+            assert!(Arc::ptr_eq(&kept, &known.of("kept", b"1", 1)), "{number}");
+        }
+        assert_eq!(known.versions.len() as u64, VERSIONS);
+        assert!(known.of("999", b"1", 1).has(0) && !known.of("0", b"1", 1).has(0));
+        assert!(!known.of("999", b"2", 1).has(0), "another generation");
+        known.of("large", b"1", VERSIONS * 8 * VERSION_BYTES);
+        assert!(known.taken_bytes <= known.most_bytes);
     }
 
     #[test]
