@@ -90,6 +90,7 @@ fn leftovers_are_handed_out_until_they_are_forgotten() {
             etag: "e".to_owned(),
             modified_unix_s: 7,
             transaction: Some("t".to_owned()),
+            keeps_directory: true,
         },
         Intent::Marker {
             bucket: "b".to_owned(),

@@ -259,7 +259,11 @@ impl Displacing {
             transaction: Some(own.transaction),
         };
         let record = own.record;
-        let mut former = vec![party.deferred.replace(Deferred { record, object })];
+        let mut former = vec![party.deferred.replace(Deferred {
+            record,
+            object,
+            keeps_directory: false,
+        })];
         if let Some(replaced) = own.former.filter(|former| *former != own.ino) {
             former.extend(self.parties.get_mut(&replaced).map(|party| party.deferred.take()));
         }

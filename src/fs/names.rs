@@ -137,6 +137,7 @@ impl Fs {
             self.forget_record(record).await;
         }
         self.tree.remove_directory(&directory, name, place).await?;
+        self.removed_around_unlinked(place).await;
         self.after_removal(&directory).await;
         Ok(())
     }

@@ -421,6 +421,7 @@ impl Fs {
         }
         debug_assert_eq!(node.link.as_ref().map(|link| &link.parent), Some(from_directory));
         self.tree.moved_directory(from, &to, &target.link());
+        self.removed_around_unlinked(from).await;
         self.take_along(&way, arrived).await?;
         // What was committed under an old name after that was listed. A name that is taken stays with who took it.
         self.tree.move_leftovers(&way).await

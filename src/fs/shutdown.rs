@@ -42,7 +42,7 @@ impl Fs {
     }
 
     /// After the last request: sends everything as [`Fs::send_all`], then finishes deferred deletes, as no handle needs
-    /// those objects any more. Returns one line for each file that could not be sent.
+    /// those objects any more, without a directory going with them. Returns one line for each file that could not be sent.
     pub async fn finish(self: &Arc<Self>, progress: impl FnMut(Pending)) -> Vec<String> {
         let unsent = self.send_all(progress).await;
         let open: Vec<_> = self
@@ -52,7 +52,7 @@ impl Fs {
             .collect();
         for (ino, content) in open {
             if self.tree.node(ino).is_ok_and(|node| node.unlinked) {
-                self.finish_deferred_delete(ino, &content).await;
+                self.finish_last_delete(ino, &content).await;
             }
         }
         self.tree.remember().await;
@@ -154,6 +154,7 @@ impl Fs {
                 etag,
                 modified_unix_s,
                 transaction,
+                keeps_directory,
             } => {
                 let id = ObjectId::new(bucket.as_str(), key.as_str());
                 let unlinked = Unlinked {
@@ -161,6 +162,9 @@ impl Fs {
                     modified_unix_s: Some(*modified_unix_s),
                     transaction: transaction.clone(),
                 };
+                if *keeps_directory {
+                    self.keep_directory_around(&id, &unlinked).await?;
+                }
                 self.delete_unlinked(&id, &unlinked).await
             }
             Intent::RenameDirectory {

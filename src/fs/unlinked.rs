@@ -5,7 +5,9 @@
 //!    its name meanwhile. It is looked at before it is deleted: Last-Modified and the transaction tell ([`Unlinked`]).
 //! 2. A PUT whose reply was lost may be carried out after the unlink. It is looked for, for a while, by its transaction,
 //!    also by the next mount ([`Fs::withdraw`]).
-//! 3. What takes the place of an object that handles read must leave them what they need ([`OpenFile::keep_for_handles`],
+//! 3. A directory without a marker goes with the last object in it, which may be an unlinked one. It gets a marker then, also
+//!    from the next mount, unless it was removed meanwhile: that is recorded with the delete ([`Deferred::keeps_directory`]).
+//! 4. What takes the place of an object that handles read must leave them what they need ([`OpenFile::keep_for_handles`],
 //!    [`super::displacing`]).
 
 use super::Fs;
@@ -62,6 +64,19 @@ impl Unlinked {
 pub struct Deferred {
     pub record: RecordId,
     pub object: Unlinked,
+    /// As recorded: its directory may need a marker then.
+    pub keeps_directory: bool,
+}
+
+fn intent_of(id: &ObjectId, object: &Unlinked, keeps_directory: bool) -> Intent {
+    Intent::Delete {
+        bucket: id.bucket.to_string(),
+        key: id.key.to_string(),
+        etag: object.etag.as_str().to_owned(),
+        modified_unix_s: object.modified_unix_s.unwrap_or_default(),
+        transaction: object.transaction.clone(),
+        keeps_directory,
+    }
 }
 
 impl OpenFile {
@@ -108,15 +123,15 @@ impl Fs {
             return self.tree.delete_object(id, Some(info.version.etag)).await;
         }
         let object = Unlinked::of(&info);
-        let intent = Intent::Delete {
-            bucket: id.bucket.to_string(),
-            key: id.key.to_string(),
-            etag: object.etag.as_str().to_owned(),
-            modified_unix_s: modified_unix_s(&info),
-            transaction: object.transaction.clone(),
-        };
-        let record = self.record_intent(intent).await?;
-        *open.deferred_delete.lock().await = Some(Deferred { record, object });
+        let keeps_directory = self.tree.lacks_marker(&DirectoryPlace::around(id));
+        let record = self
+            .record_intent(intent_of(id, &object, keeps_directory))
+            .await?;
+        *open.deferred_delete.lock().await = Some(Deferred {
+            record,
+            object,
+            keeps_directory,
+        });
         self.tree.hide(id, node.ino);
         Ok(())
     }
@@ -143,13 +158,36 @@ impl Fs {
             return false;
         }
         self.tree.deleted_hidden(&id, ino);
-        if let Some(deferred) = slot.take() {
-            self.forget_record(deferred.record).await;
-        }
+        let deferred = slot.take();
         drop(slot);
         // Others saw it, and that the directory was not empty, when they removed the rest.
         self.may_be_empty(&DirectoryPlace::around(&id)).await;
+        // Not before it is recorded that the directory stays.
+        if let Some(deferred) = deferred {
+            self.forget_record(deferred.record).await;
+        }
         true
+    }
+
+    /// A directory has gone, with what is below it: unlinked objects that wait there do not bring it back.
+    pub(super) async fn removed_around_unlinked(&self, directory: &DirectoryPlace) {
+        for id in self.tree.hidden_below(&directory.bucket, directory.key.prefix()) {
+            let owner = self.tree.hidden_owner(&id);
+            let open = owner.and_then(|ino| self.files().get(&ino).cloned());
+            let Some(open) = open else { continue };
+            let mut slot = open.deferred_delete.lock().await;
+            let Some(deferred) = slot.as_mut().filter(|deferred| deferred.keeps_directory) else {
+                continue;
+            };
+            match self.record_intent(intent_of(&id, &deferred.object, false)).await {
+                Ok(record) => {
+                    deferred.keeps_directory = false;
+                    let former = std::mem::replace(&mut deferred.record, record);
+                    self.forget_record(former).await;
+                }
+                Err(error) => tracing::warn!(%error, "a removed directory could not be recorded"),
+            }
+        }
     }
 
     /// The last handle of an unlinked file is closed. If its object cannot be deleted now it is tried again: until then
@@ -194,6 +232,36 @@ impl Fs {
             Some(info) if object.is(&info) => gone_or_replaced(client.delete(id, Some(&object.etag)).await),
             _ => Ok(()),
         }
+    }
+
+    /// The directory of an unlinked object that is still there gets its marker, if nothing else is in it.
+    pub(super) async fn keep_directory_around(&self, id: &ObjectId, object: &Unlinked) -> Result<()> {
+        let found = outcome::look(&self.context.client, id).await?;
+        if !found.is_some_and(|info| object.is(&info)) {
+            // Who has removed it may have removed the directory, too.
+            return Ok(());
+        }
+        let directory = DirectoryPlace::around(id);
+        if self.tree.is_empty_but_for(&directory, Some(id)).await? {
+            self.restore_marker(&directory, self.settings.metadata_format)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// As [`Fs::finish_deferred_delete`], at the end of the mount: nobody will look later whether the directory needs a marker.
+    pub(super) async fn finish_last_delete(self: &Arc<Self>, ino: Ino, open: &OpenFile) {
+        let slot = open.deferred_delete.lock().await;
+        let kept = slot.as_ref().filter(|deferred| deferred.keeps_directory);
+        let kept = kept.map(|deferred| deferred.object.clone());
+        drop(slot);
+        if let Some(object) = kept
+            && let Err(error) = self.keep_directory_around(&open.file.id(), &object).await
+        {
+            tracing::warn!(%error, "a directory got no marker before the last of it is deleted: the next mount does both");
+            return;
+        }
+        self.finish_deferred_delete(ino, open).await;
     }
 
     /// The file is being unlinked while nobody can tell what came of a write of it: what that has made, or makes later, is

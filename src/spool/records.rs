@@ -159,6 +159,10 @@ pub enum Intent {
         modified_unix_s: u64,
         /// `pailfs-txn` of the object, if it had one: one that has another is another one.
         transaction: Option<String>,
+        /// Its directory is there, without a marker, and is to get one when nothing else is left in it. Absent in records
+        /// of earlier versions.
+        #[serde(default)]
+        keeps_directory: bool,
     },
     /// A new file that was unlinked while nobody could tell whether it had been put: if it appears, it goes again.
     Withdraw {

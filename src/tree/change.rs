@@ -126,13 +126,21 @@ impl Tree {
     /// # Errors
     /// What S3 says.
     pub async fn is_empty(&self, place: &DirectoryPlace) -> Result<bool> {
+        self.is_empty_but_for(place, None).await
+    }
+
+    /// As [`Tree::is_empty`], whether `going` is there or not.
+    ///
+    /// # Errors
+    /// What S3 says.
+    pub async fn is_empty_but_for(&self, place: &DirectoryPlace, going: Option<&ObjectId>) -> Result<bool> {
         let hidden = {
             let table = self.table();
             let prefix = place.key.listing_prefix();
             if table.has_local_below(&place.bucket, &prefix) || table.has_emptied_below(place) {
                 return Ok(false);
             }
-            table.hidden_below(&place.bucket, &prefix).len()
+            table.hidden_below(&place.bucket, &prefix).len() + usize::from(going.is_some())
         };
         let request = ListRequest {
             bucket: place.bucket.clone(),
@@ -147,7 +155,8 @@ impl Tree {
         let table = self.table();
         Ok(page.objects.iter().all(|object| {
             let is_marker = object.key == place.key.prefix() && object.size_bytes == 0;
-            is_marker || table.is_hidden(&ObjectId::new(place.bucket.clone(), object.key.as_str()))
+            let id = ObjectId::new(place.bucket.clone(), object.key.as_str());
+            is_marker || going == Some(&id) || table.is_hidden(&id)
         }))
     }
 
@@ -281,6 +290,12 @@ impl Tree {
         table.get(table.hidden_owner(id)?)?.version.clone()
     }
 
+    /// Unlinked objects whose keys begin with `prefix` that wait for their handles.
+    #[must_use]
+    pub fn hidden_below(&self, bucket: &str, prefix: &str) -> Vec<ObjectId> {
+        self.table().hidden_below(bucket, prefix)
+    }
+
     /// Unlinked objects that wait for their handles where `way` is to put something.
     ///
     /// # Errors
@@ -371,18 +386,19 @@ impl Tree {
     /// been removed since by others, each of whom saw something left.
     #[must_use]
     pub fn may_need_marker(&self, place: &DirectoryPlace) -> bool {
-        if place.key.prefix().is_empty() || place.key.is_partial() {
-            return false;
-        }
-        let has_marker = self
-            .table()
-            .directory(place)
-            .is_none_or(|node| node.version.is_some() || node.ino == super::node::ROOT);
         let has_children = self
             .listings
             .get(place)
             .is_some_and(|listing| !listing.entries.is_empty() && self.is_fresh(listing.listed_at));
-        !has_marker && !has_children
+        self.lacks_marker(place) && !has_children
+    }
+
+    /// True for a directory that is there because of what is in it, as far as we know.
+    #[must_use]
+    pub fn lacks_marker(&self, place: &DirectoryPlace) -> bool {
+        let lacks = |node: &Node| node.version.is_none() && node.ino != super::node::ROOT && !node.gone;
+        let has_key = !place.key.prefix().is_empty() && !place.key.is_partial();
+        has_key && self.table().directory(place).is_some_and(lacks)
     }
 
     /// A file that this mount is about to create: it has an inode at once.

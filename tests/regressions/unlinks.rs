@@ -343,3 +343,53 @@ fn a_new_file_passes_through_the_names_of_unlinked_ones_without_a_trace() {
     assert_eq!(world.remote.keys(), ["h"]);
     assert_eq!(bytes_of(&world, "h").expect("there"), b"new");
 }
+
+/// A mount in which `d/f` is open and unlinked, the last that others left of `d`, which has no marker.
+fn directory_left_to_an_unlinked_file() -> (World, Mount, Descriptor) {
+    let (world, mount) = world_with("d/f", b"open");
+    world.remote.put("d/e", b"without a marker");
+    mount.run("list", mount.driver.list("d", true)).expect("listed");
+    let reading = open(&mount, "d/f", libc::O_RDONLY);
+    mount.run("unlink", mount.driver.unlink("d/f")).expect("unlinked");
+    // Longer than a directory waits for its marker, shorter than what was listed is believed.
+    mount.sleep(Duration::from_secs(5));
+    world.remote.delete("d/e");
+    assert_eq!(world.remote.keys(), ["d/f"]);
+    (world, mount, reading)
+}
+
+#[test]
+fn a_directory_that_was_left_to_an_unlinked_file_stays_when_the_mount_ends() {
+    let (world, mount, _) = directory_left_to_an_unlinked_file();
+    assert_eq!(mount.unmount(), Vec::<String>::new());
+    assert_eq!(world.remote.keys(), ["d/"]);
+}
+
+#[test]
+fn a_directory_that_was_left_to_an_unlinked_file_stays_after_a_crash() {
+    let (world, mount, _) = directory_left_to_an_unlinked_file();
+    mount.crash();
+    world.mount().crash();
+    assert_eq!(world.remote.keys(), ["d/"]);
+}
+
+#[test]
+fn a_directory_that_was_removed_around_an_unlinked_file_does_not_come_back_after_a_crash() {
+    for way in ["removed", "renamed", "removed by others"] {
+        let (world, mount, _) = directory_left_to_an_unlinked_file();
+        let driver = &mount.driver;
+        match way {
+            "removed" => mount
+                .run("rmdir", driver.rmdir("d"))
+                .expect("nothing is seen in it"),
+            "renamed" => mount
+                .run("rename", driver.rename("d", "g", false))
+                .expect("renamed"),
+            _ => world.remote.delete("d/f"),
+        }
+        mount.crash();
+        world.mount().crash();
+        let left: &[&str] = if way == "renamed" { &["g/"] } else { &[] };
+        assert_eq!(world.remote.keys(), left, "{way}");
+    }
+}

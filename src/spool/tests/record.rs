@@ -85,6 +85,7 @@ fn any_record() -> impl Strategy<Value = Record> {
                     etag,
                     modified_unix_s,
                     transaction,
+                    keeps_directory: modified_unix_s % 2 == 1,
                 })
             }
         ),
