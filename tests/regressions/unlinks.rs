@@ -393,3 +393,32 @@ fn a_directory_that_was_removed_around_an_unlinked_file_does_not_come_back_after
         assert_eq!(world.remote.keys(), left, "{way}");
     }
 }
+
+#[test]
+fn an_unlinked_object_stays_where_a_new_file_of_its_name_was_not_stored_and_got_another_name() {
+    let old: Vec<u8> = (0..1 << 20).flat_map(u32::to_le_bytes).collect();
+    let (world, mount) = world_with("f", &old);
+    let driver = &mount.driver;
+    let reading = open(&mount, "f", libc::O_RDONLY);
+    mount.run("unlink", driver.unlink("f")).expect("unlinked");
+    let new = open(&mount, "f", libc::O_WRONLY | libc::O_CREAT);
+    mount
+        .run("write", driver.write(&new, 0, b"new"))
+        .expect("written");
+    let refused = When::on(Operation::Put).key("f").for_ever();
+    world
+        .store
+        .faults()
+        .inject(refused, Fault::Answer("AccessDenied"));
+    assert!(mount.run("fsync", driver.fsync(&new)).is_err(), "refused");
+    mount
+        .run("rename", driver.rename("f", "g", false))
+        .expect("renamed");
+    mount.run("close", driver.close(new)).expect("stored");
+    mount.sleep(Duration::from_secs(10));
+    assert_eq!(world.remote.keys(), ["f", "g"]);
+    let read = mount.run("read", driver.read(&reading, 3 << 20, 1 << 20));
+    assert!(read.expect("of the unlinked file") == old[3 << 20..]);
+    mount.run("close", driver.close(reading)).expect("closed");
+    assert_eq!(world.remote.keys(), ["g"]);
+}

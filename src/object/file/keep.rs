@@ -478,7 +478,13 @@ impl File {
             state.unreported = None;
         }
         let was_early = !state.is_known_to_exist && old_id != id;
-        if let (true, Base::Known(early)) = (is_left_behind || was_early, &state.base) {
+        // Else it is what an unlinked file has there, which a commit was to replace.
+        let source = state.source.as_ref();
+        let is_own = |version: &Version| source.is_some_and(|own| own.reader.version().etag == version.etag);
+        if let Base::Known(early) = &state.base
+            && (is_left_behind || was_early)
+            && is_own(early)
+        {
             state.left_behind = Some((old_id, early.etag.clone()));
             state.note_change();
         } else if state.is_known_to_exist
