@@ -633,6 +633,29 @@ fn a_seek_gives_up_what_was_fetched_ahead_at_the_old_place() {
     });
 }
 
+/// They are looked through after each read.
+#[test]
+fn scattered_reads_leave_few_pieces() {
+    run(async {
+        let world = World::start(256 * MIB).await;
+        let expected = data(1, 64 * MIB);
+        let reader = world.reader("object", &expected).await;
+        let stream = ReadStream::default();
+        let mut blocks: Vec<u64> = (0..1024).collect();
+        let mut random = Random(7);
+        for left in (1..blocks.len()).rev() {
+            blocks.swap(left, random.below(left as u64 + 1) as usize);
+        }
+        for block in &blocks[..700] {
+            let offset = block * 64 * KIB + 20_000;
+            let got = read(&reader, &stream, offset, 4096).await;
+            assert!(got.expect("the read succeeds") == part(&expected, offset, 4096));
+        }
+        let used = world.budget.used_bytes();
+        assert!(used <= 512 * 16 * KIB + 20 * 64 * KIB, "{used} bytes stay");
+    });
+}
+
 /// A small generator with a fixed seed: the same reads in every run.
 struct Random(u64);
 

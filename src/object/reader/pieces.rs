@@ -37,6 +37,8 @@ const MIN_PIECE_BYTES: u64 = 4 * KIB;
 const KEEP_FINISHED_BYTES: u64 = 4 * MIB;
 /// What stays of data that was read in part.
 const KEEP_READ_BYTES: u64 = 32 * MIB;
+/// Of either so many pieces: they are looked through after each read, and short ones are seldom read again.
+const KEEP_PIECES: usize = 512;
 /// So many pieces that were read in part are kept from those who fetch ahead: more than a handle has streams.
 const SPARED_PIECES: usize = 8;
 /// Buffers kept for the next pieces: as many as one long GET has.
@@ -490,7 +492,8 @@ impl State {
         ] {
             let of_kind = || self.slots.iter().filter(|(_, slot)| slot.used == used);
             let mut total_bytes: u64 = of_kind().map(|(_, slot)| slot.piece.range.len()).sum();
-            if total_bytes <= keep_bytes {
+            let mut pieces = of_kind().count();
+            if total_bytes <= keep_bytes && pieces <= KEEP_PIECES {
                 continue;
             }
             let mut by_age: Vec<(u64, u64)> = of_kind()
@@ -499,13 +502,14 @@ impl State {
                 .collect();
             by_age.sort_unstable();
             for (_, start) in by_age {
-                if total_bytes <= keep_bytes {
+                if total_bytes <= keep_bytes && pieces <= KEEP_PIECES {
                     break;
                 }
                 let Some(slot) = self.slots.remove(&start) else {
                     continue;
                 };
                 total_bytes -= slot.piece.range.len();
+                pieces -= 1;
                 let Some(grant) = slot.piece.give_up() else {
                     continue;
                 };
