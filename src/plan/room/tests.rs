@@ -287,7 +287,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 
 /// Limits of S3's proportions, with so few parts that files of hundreds of megabytes meet them.
 fn any_policy() -> impl Strategy<Value = UploadPolicy> {
-    (40..90u32, 8..50u64, 24..64u64, 2..9u64).prop_map(|(max_parts, max_sent, max_part, quarter)| {
+    (40..90u32, 8..13u64, 24..64u64, 2..9u64).prop_map(|(max_parts, max_sent, max_part, quarter)| {
         let longest_bytes = (max_part - 5) * MIB;
         UploadPolicy {
             limits: UploadLimits {
