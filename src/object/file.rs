@@ -247,7 +247,7 @@ impl File {
 
     fn with_state(context: &Arc<FileContext>, state: State) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
-            policy: state::policy_for(context.budget.limit_bytes(), context.client.limits()),
+            policy: UploadPolicy::for_budget(context.budget.limit_bytes(), context.client.limits()),
             context: context.clone(),
             me: me.clone(),
             state: Mutex::new(state),
@@ -619,9 +619,9 @@ impl File {
         last.is_some_and(|last| last == transaction)
     }
 
-    /// The object that has its name is this version, which the next commit replaces.
+    /// The object that has its name is this version, which an unlinked file left there; the next commit replaces it.
     pub fn replaces(&self, version: Version) {
-        self.state().base = Base::Known(version);
+        self.state().replaces_unlinked(version);
     }
 
     /// Commits what is in the way of a change, or of a read.

@@ -9,9 +9,9 @@
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::extents::{SourceAt, SourceId};
-use crate::base::limits::{MIB, UploadLimits};
+use crate::base::limits::{GIB, MIB, UploadLimits};
 use crate::base::object::ByteRange;
-use crate::plan::copies::ranges_of_copy;
+use crate::plan::copies::{COPY_PART_BYTES, ranges_of_copy};
 use crate::plan::gap::{Piece, plan_gap};
 use std::collections::BTreeMap;
 
@@ -50,6 +50,22 @@ pub struct UploadPolicy {
     pub copy_part_bytes: u64,
     /// Files up to this size may go in one PUT: the body is in memory.
     pub max_put_bytes: u64,
+}
+
+impl UploadPolicy {
+    /// Sizes of uploads that fit into a memory budget: a part is at most a quarter of it.
+    #[must_use]
+    pub fn for_budget(budget_bytes: u64, limits: UploadLimits) -> Self {
+        let quarter = budget_bytes / 4 / MIB * MIB;
+        let part_bytes = (8 * MIB).min(quarter).max(limits.min_part_bytes);
+        Self {
+            limits,
+            part_bytes,
+            max_sent_part_bytes: quarter.clamp(part_bytes, 4 * GIB),
+            copy_part_bytes: COPY_PART_BYTES,
+            max_put_bytes: (16 * MIB).min(quarter).max(limits.min_part_bytes),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -422,3 +422,30 @@ fn an_unlinked_object_stays_where_a_new_file_of_its_name_was_not_stored_and_got_
     mount.run("close", driver.close(reading)).expect("closed");
     assert_eq!(world.remote.keys(), ["g"]);
 }
+
+#[test]
+fn what_a_file_was_renamed_over_before_it_was_stored_goes_also_when_it_is_renamed_again() {
+    for is_read in [false, true] {
+        let old: Vec<u8> = (0..1 << 20).flat_map(u32::to_le_bytes).collect();
+        let (world, mount) = world_with("f", &old);
+        let driver = &mount.driver;
+        let reading = is_read.then(|| open(&mount, "f", libc::O_RDONLY));
+        let new = open(&mount, "new", libc::O_WRONLY | libc::O_CREAT);
+        mount
+            .run("write", driver.write(&new, 0, b"new"))
+            .expect("written");
+        for (from, to) in [("new", "f"), ("f", "g")] {
+            mount
+                .run("rename", driver.rename(from, to, false))
+                .expect("renamed");
+        }
+        mount.run("close", driver.close(new)).expect("stored");
+        if let Some(reading) = reading {
+            let read = mount.run("read", driver.read(&reading, 3 << 20, 1 << 20));
+            assert!(read.expect("of the replaced file") == old[3 << 20..]);
+            mount.run("close", driver.close(reading)).expect("closed");
+        }
+        mount.sleep(Duration::from_secs(10));
+        assert_eq!(world.remote.keys(), ["g"], "read: {is_read}");
+    }
+}

@@ -478,12 +478,10 @@ impl File {
             state.unreported = None;
         }
         let was_early = !state.is_known_to_exist && old_id != id;
-        // Else it is what an unlinked file has there, which a commit was to replace.
-        let source = state.source.as_ref();
-        let is_own = |version: &Version| source.is_some_and(|own| own.reader.version().etag == version.etag);
+        let of_unlinked = state.base_of_unlinked.take();
         if let Base::Known(early) = &state.base
             && (is_left_behind || was_early)
-            && is_own(early)
+            && of_unlinked.as_ref() != Some(&early.etag)
         {
             state.left_behind = Some((old_id, early.etag.clone()));
             state.note_change();

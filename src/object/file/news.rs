@@ -9,7 +9,7 @@
 //! 4. A commit may take a name under which the bucket still has what handles of unlinked files read: before it begins the
 //!    owner keeps that ([`Owner::make_way`]), whoever caused the commit.
 
-use super::state::{Base, State};
+use super::state::State;
 use super::{Committed, File, appends};
 use crate::base::error::Result;
 use crate::base::object::{ObjectId, Version};
@@ -127,7 +127,7 @@ impl File {
             return false;
         }
         if let Some(version) = way.and_then(Way::replaces) {
-            state.base = Base::Known(version);
+            state.replaces_unlinked(version);
         }
         true
     }

@@ -16,11 +16,9 @@ use super::{Committed, Creation, appends};
 use crate::base::attributes::{Attributes, TRANSACTION};
 use crate::base::error::Error;
 use crate::base::extents::{Backing, ChunkId, Extent, ExtentMap, SourceId};
-use crate::base::limits::UploadLimits;
 use crate::base::object::{ByteRange, Condition, ETag, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::object::budget::{Buffer, KEPT_BUFFER_BYTES};
 use crate::object::reader::Reader;
-use crate::plan::copies::COPY_PART_BYTES;
 use crate::plan::grid::PartGrid;
 use crate::plan::parts::UploadPolicy;
 use crate::plan::room::Room;
@@ -127,6 +125,8 @@ pub struct State {
     pub chunks: ChunkStore,
     next_chunk_bytes: u64,
     pub base: Base,
+    /// The base, where it is what an unlinked file left under the name: that one's to delete.
+    pub base_of_unlinked: Option<ETag>,
     pub creation: Option<Creation>,
     /// By the server's clock, in whole seconds.
     pub opened_at: SystemTime,
@@ -264,6 +264,7 @@ impl State {
             is_untold: false,
             is_known_to_exist: true,
             left_behind: None,
+            base_of_unlinked: None,
             relief_wanted_bytes: 0,
             is_relieving: false,
             spool_fails_until: None,
@@ -553,6 +554,12 @@ impl State {
         self.generation += 1;
     }
 
+    /// The next commit replaces what an unlinked file left under the name.
+    pub fn replaces_unlinked(&mut self, version: Version) {
+        self.base_of_unlinked = Some(version.etag.clone());
+        self.base = Base::Known(version);
+    }
+
     /// The commit failed, and certainly wrote nothing. Parts that still hold what the file has are kept.
     pub fn unseal(&mut self) {
         self.room.forget();
@@ -587,6 +594,7 @@ impl State {
         self.sources_go = false;
         self.forget_unused_sources();
         self.base = Base::Known(version);
+        self.base_of_unlinked = None;
         self.creation = None;
         self.former_transaction = None;
         self.grid = None;
@@ -710,19 +718,5 @@ impl State {
         self.copied.clear();
         self.kept.clear();
         self.settled = self.last_change;
-    }
-}
-
-/// Sizes of uploads that fit into a memory budget of `limit_bytes`: a part is at most a quarter of it.
-pub fn policy_for(limit_bytes: u64, limits: UploadLimits) -> UploadPolicy {
-    use crate::base::limits::{GIB, MIB};
-    let quarter = limit_bytes / 4 / MIB * MIB;
-    let part_bytes = (8 * MIB).min(quarter).max(limits.min_part_bytes);
-    UploadPolicy {
-        limits,
-        part_bytes,
-        max_sent_part_bytes: quarter.clamp(part_bytes, 4 * GIB),
-        copy_part_bytes: COPY_PART_BYTES,
-        max_put_bytes: (16 * MIB).min(quarter).max(limits.min_part_bytes),
     }
 }

@@ -1,13 +1,14 @@
 //! The decisions of [`super::state`] that need no store.
 
 use super::Creation;
-use super::state::{Base, State, Written, policy_for};
+use super::state::{Base, State, Written};
 use super::upload::{Link, Upload};
 use crate::base::attributes::Attributes;
 use crate::base::extents::Backing;
 use crate::base::limits::{KIB, MIB, UploadLimits};
 use crate::base::object::{ByteRange, Condition, ETag, ObjectHeaders, ObjectId, ObjectInfo, Version};
 use crate::object::budget::{Budget, Buffer};
+use crate::plan::parts::UploadPolicy;
 use crate::s3::types::UploadedPart;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,7 +28,7 @@ fn budget() -> Arc<Budget> {
 
 /// Writes with as much memory as it takes; returns the sizes of the new buffers.
 fn write(state: &mut State, budget: &Arc<Budget>, offset: u64, data: &[u8]) -> Vec<u64> {
-    let policy = policy_for(budget.limit_bytes(), UploadLimits::S3);
+    let policy = UploadPolicy::for_budget(budget.limit_bytes(), UploadLimits::S3);
     let mut spare: Vec<Buffer> = Vec::new();
     match state.write(offset, data, &mut spare, &policy) {
         Written::Done => Vec::new(),
@@ -140,7 +141,7 @@ fn only_whole_sent_parts_lose_their_memory() {
         state.map.at(9 * MIB).map(|extent| extent.backing),
         Some(Backing::Part { number: 2, offset: 0 })
     );
-    let policy = policy_for(budget.limit_bytes(), UploadLimits::S3);
+    let policy = UploadPolicy::for_budget(budget.limit_bytes(), UploadLimits::S3);
     let over = state.write(9 * MIB, b"x", &mut Vec::new(), &policy);
     assert!(matches!(over, Written::NeedsCommit));
     assert!(!state.truncate(9 * MIB), "half of a part cannot be kept");
