@@ -3,7 +3,8 @@
 //!
 //! 1. What is read meanwhile is not stored by the reads too, which would write it twice ([`BlockCache::is_warming`]).
 //! 2. A large version could be evicted for its own newer blocks: it is spared meanwhile ([`super::checks::Pins`]).
-//! 3. Memory: what waits for the disk is bounded by [`WARMED_AT_ONCE`].
+//! 3. Memory: what waits for the disk is bounded by [`WARMED_AT_ONCE`]. So are the threads that a disk keeps which does not
+//!    answer any more: who is told so leaves his work behind ([`BlockCache::within`]).
 
 use super::file::CachedFile;
 use super::{BlockCache, LARGEST_PART, MAX_STORE_BYTES};
@@ -24,6 +25,8 @@ const WARMED_AT_ONCE: usize = 8;
 pub(super) struct Warmings {
     names: Mutex<HashMap<String, u32>>,
     turns: Arc<Semaphore>,
+    /// Held by what is done on the disk until it is done, also where nobody waits for it any more.
+    threads: Arc<Semaphore>,
 }
 
 impl Default for Warmings {
@@ -31,6 +34,7 @@ impl Default for Warmings {
         Self {
             names: Mutex::default(),
             turns: Arc::new(Semaphore::new(WARMED_AT_ONCE)),
+            threads: Arc::new(Semaphore::new(WARMED_AT_ONCE)),
         }
     }
 }
@@ -75,7 +79,7 @@ impl BlockCache {
             let identity = cache.identity(&bucket, &key, &etag, size_bytes);
             CachedFile::open(&cache.directory, &identity).map(|file| file.map(|file| cache.checked(file)))
         };
-        let file = match within(patience, opening).await? {
+        let file = match self.within(patience, opening).await? {
             Ok(Some(file)) => Arc::new(file),
             Ok(None) => return Err(evicted()),
             Err(error) => return Err(refused(&error)),
@@ -93,6 +97,23 @@ impl BlockCache {
     #[must_use]
     pub fn is_warming(&self, file: &CachedFile) -> bool {
         self.warmings.names().contains_key(file.name())
+    }
+
+    /// Has `work` done on the disk.
+    async fn within<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let thread = rt::timeout(patience, self.warmings.threads.clone().acquire_owned()).await;
+        let thread = thread.map_err(|_| too_slow(patience))?;
+        let working = rt::blocking(move || {
+            let done = work();
+            drop(thread);
+            done
+        });
+        let done = rt::timeout(patience, working).await;
+        done.map_err(|_| too_slow(patience))
     }
 }
 
@@ -112,7 +133,9 @@ impl Warming {
     /// `TimedOut`.
     pub async fn has(&self, range: ByteRange) -> Result<bool> {
         let (cache, file) = (self.cache.clone(), self.file.clone());
-        within(self.patience, move || cache.has(&file, range)).await
+        self.cache
+            .within(self.patience, move || cache.has(&file, range))
+            .await
     }
 
     /// Stores the blocks that lie wholly within what begins at `offset`, as soon as the disk takes them.
@@ -131,7 +154,7 @@ impl Warming {
             cache.note_written(stored_bytes);
             Ok(!file.is_evicted())
         };
-        match within(self.patience, storing).await? {
+        match self.cache.within(self.patience, storing).await? {
             Ok(true) => Ok(()),
             Ok(false) => Err(evicted()),
             Err(error) => Err(refused(&error)),
@@ -154,15 +177,6 @@ impl Drop for Warming {
     }
 }
 
-/// Has `work` done on the disk.
-async fn within<T: Send + 'static>(
-    patience: Duration,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T> {
-    let done = rt::timeout(patience, rt::blocking(work)).await;
-    done.map_err(|_| too_slow(patience))
-}
-
 fn too_slow(patience: Duration) -> Error {
     let text = format!("the disk cache did not answer for {patience:?}");
     Error::new(ErrorKind::TimedOut, text)
@@ -178,4 +192,36 @@ pub fn evicted() -> Error {
     let text =
         "it was evicted from the disk cache again: other files took its room, or the cache was cleared";
     Error::new(ErrorKind::LocalIo(libc::ENOSPC), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[tokio::test]
+    async fn a_disk_that_does_not_answer_keeps_few_threads() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = BlockCache::open(directory.path(), 1 << 30, "http://store").expect("opened");
+        let (answers, silent) = std::sync::mpsc::channel::<()>();
+        let silent = Arc::new(Mutex::new(silent));
+        let begun = Arc::new(AtomicUsize::new(0));
+        for _ in 0..2 * WARMED_AT_ONCE {
+            let (silent, begun) = (silent.clone(), begun.clone());
+            let work = move || {
+                begun.fetch_add(1, Ordering::Relaxed);
+                // Until the disk answers, which it does when the sender goes.
+                let _gone = silent.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            };
+            let given_up = cache.within(Duration::from_millis(20), work).await;
+            assert_eq!(
+                given_up.err().map(|error| error.kind()),
+                Some(ErrorKind::TimedOut)
+            );
+        }
+        assert!(begun.load(Ordering::Relaxed) <= WARMED_AT_ONCE);
+        drop(answers);
+        let answered = cache.within(Duration::from_mins(1), || 7).await;
+        assert_eq!(answered.ok(), Some(7));
+    }
 }
