@@ -3,8 +3,10 @@
 //! Difficulties, and who solves them:
 //! 1. A link that is shared, or full, makes every request slow: taken at their word, slow requests would ask for more of
 //!    them at a time, which makes them slower still. So the best that was seen counts, not the average ([`Best`]).
-//! 2. A route changes, a network becomes slow for good: what was seen is forgotten after a while ([`Link::note`]).
-//! 3. A reader's pace is what it takes, pauses included, but one pause is not a slower reader. What arrives together is taken
+//! 2. What came while nobody looked seems to come at once: on a busy machine a short body can seem to have come at many times
+//!    the connection's rate. So bodies count from the request on, less the latency that is known in the end ([`Best::body_time`]).
+//! 3. A route changes, a network becomes slow for good: what was seen is forgotten after a while ([`Link::note`]).
+//! 4. A reader's pace is what it takes, pauses included, but one pause is not a slower reader. What arrives together is taken
 //!    at once, which is not the pace either: it is looked at over a whole window ([`Pace`]).
 
 use std::time::Duration;
@@ -13,6 +15,8 @@ use std::time::Duration;
 const GENERATION: Duration = Duration::from_secs(30);
 /// A shorter body says nothing about a connection's rate: most of it is in a buffer when its first byte is looked at.
 const TELLING_BODY_BYTES: u64 = 512 << 10;
+/// GETs are told apart up to 16 times that length.
+const OCTAVES: usize = 5;
 /// A pace is taken over at least this time.
 const SHORTEST_LOOK: Duration = Duration::from_millis(5);
 /// What is on its way is this many times what just suffices: a faster reader shows only if it is let.
@@ -39,15 +43,56 @@ pub struct Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Best {
     latency: Option<Duration>,
-    /// Of one connection.
-    bytes_per_s: Option<u64>,
+    /// The fastest GET of each length, in octaves from [`TELLING_BODY_BYTES`] on: how fast one is, compared with a longer one,
+    /// depends on the latency.
+    fastest: [Option<Fastest>; OCTAVES],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fastest {
+    bytes: u64,
+    /// From the request to the last byte.
+    time: Duration,
 }
 
 impl Best {
     const NONE: Self = Self {
         latency: None,
-        bytes_per_s: None,
+        fastest: [None; OCTAVES],
     };
+
+    fn note(&mut self, get: &GetSeen) {
+        let latency = self.latency.unwrap_or(get.first_byte).min(get.first_byte);
+        self.latency = Some(latency);
+        let Some(octave) = (get.bytes / TELLING_BODY_BYTES).checked_ilog2() else {
+            return;
+        };
+        let seen = Fastest {
+            bytes: get.bytes,
+            time: get.first_byte + get.body,
+        };
+        let known = &mut self.fastest[(octave as usize).min(OCTAVES - 1)];
+        if known.is_none_or(|known| seen.seconds_a_byte(latency) < known.seconds_a_byte(latency)) {
+            *known = Some(seen);
+        }
+    }
+
+    /// How long the body of a GET of `bytes` takes on a connection of its own.
+    fn body_time(&self, bytes: u64, latency: Duration) -> Option<Duration> {
+        let fastest = self
+            .fastest
+            .iter()
+            .flatten()
+            .map(|get| get.seconds_a_byte(latency));
+        let seconds_a_byte = fastest.min_by(f64::total_cmp)?;
+        Some(Duration::from_secs_f64(seconds_a_byte * bytes as f64))
+    }
+}
+
+impl Fastest {
+    fn seconds_a_byte(&self, latency: Duration) -> f64 {
+        self.time.saturating_sub(latency).as_secs_f64() / self.bytes as f64
+    }
 }
 
 impl Default for Link {
@@ -77,15 +122,7 @@ impl Link {
             self.current = Best::NONE;
             self.since = at;
         }
-        let best = &mut self.current;
-        best.latency = Some(
-            best.latency
-                .map_or(get.first_byte, |known| known.min(get.first_byte)),
-        );
-        if get.bytes >= TELLING_BODY_BYTES {
-            let rate = bytes_per_s(get.bytes, get.body);
-            best.bytes_per_s = best.bytes_per_s.max(Some(rate));
-        }
+        self.current.note(get);
     }
 
     /// How long a GET of `bytes` takes on a connection of its own; `None` while too little was seen.
@@ -95,8 +132,12 @@ impl Link {
             (Some(one), Some(other)) => one.min(other),
             (one, other) => one.or(other)?,
         };
-        let rate = self.current.bytes_per_s.max(self.former.bytes_per_s)?;
-        Some(latency + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64))
+        let known = [self.current, self.former];
+        let body_time = known
+            .iter()
+            .filter_map(|best| best.body_time(bytes, latency))
+            .min()?;
+        Some(latency + body_time)
     }
 
     /// How much has to be on its way, in GETs of `get_bytes`, so that whoever takes `bytes_per_s` never waits; `None` while
@@ -178,7 +219,19 @@ mod tests {
         link.note(MS, &get(5, 0, 4096));
         assert_eq!(link.get_time(1), None);
         link.note(MS, &get(20, 100, 10_000_000));
-        assert_eq!(link.get_time(10_000_000), Some(105 * MS));
+        assert_eq!(link.get_time(10_000_000), Some(120 * MS));
+    }
+
+    #[test]
+    fn a_body_that_was_looked_at_late_does_not_make_a_connection_fast() {
+        let mut link = Link::default();
+        // The first one seemed to come at ten times the rate, as nobody looked for the first 9 ms of its body.
+        link.note(MS, &get(29, 1, 1_000_000));
+        link.note(MS, &get(20, 10, 1_000_000));
+        assert_eq!(link.get_time(10_000_000), Some(120 * MS));
+        // Nor does that of the first after a while, when the latency is known.
+        link.note(GENERATION + MS, &get(29, 1, 1_000_000));
+        assert_eq!(link.get_time(10_000_000), Some(120 * MS));
     }
 
     #[test]
