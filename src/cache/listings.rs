@@ -139,6 +139,12 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
         self.lock().last_change
     }
 
+    /// True when this mount may have changed the directory since.
+    #[must_use]
+    pub fn has_changed(&self, directory: &K, since: Moment) -> bool {
+        self.lock().has_changed(directory, since)
+    }
+
     /// As [`Listings::finish`], for a listing without a ticket: the bucket was asked for its first entries at `listed_at`,
     /// after `since`.
     pub fn finish_since(

@@ -5,6 +5,8 @@ pub mod entries;
 pub mod flat;
 mod gap;
 pub mod grid;
+mod guesses;
+pub mod leaps;
 pub mod notifications;
 pub mod parts;
 pub mod ranges;

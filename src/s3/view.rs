@@ -110,6 +110,12 @@ impl Client {
         self.inner.view.of == ViewOf::AllVersions
     }
 
+    /// True where listings show keys as the store has them now, a page in a request.
+    #[must_use]
+    pub fn shows_what_is_now(&self) -> bool {
+        self.inner.view.of == ViewOf::Now
+    }
+
     /// # Errors
     /// `NotPermitted` for a key that stands for a version.
     pub fn check_changeable(&self, id: &ObjectId) -> Result<()> {

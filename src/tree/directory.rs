@@ -1,20 +1,20 @@
 //! Reading directories.
 //!
 //! Difficulties, and who solves them:
-//! 1. Any size in O(page) memory, the first entries after the first page: [`DirectoryStream`] hands out batches and
-//!    fetches one page ahead; only a listing small enough for the cache is collected.
+//! 1. Any size in the memory of a few pages, the first entries after the first page: [`DirectoryStream`] hands out batches;
+//!    [`super::pages`] fetches ahead. Only a listing small enough for the cache is collected.
 //! 2. An object beside a directory of the same name, pages apart: `plan::entries`.
 //! 3. Files that only this mount has come first, and are not shown twice when the bucket lists them too.
 //! 4. Unlinked objects whose DELETE waits are not shown.
 
 use super::node::{DirectoryPlace, Ino, Link, Node};
+use super::pages::Pages;
 use super::{Listed, Tree};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::ObjectId;
 use crate::cache::listings::Ticket;
 use crate::plan::entries::{DirectoryEntries, Entry, EntryKind, ListingOrder, PageObject};
-use crate::rt::{self, Instant, JoinHandle};
-use crate::s3::types::{ListPage, ListRequest};
+use crate::rt::{self, Instant};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -48,8 +48,8 @@ pub struct DirectoryStream {
     tree: Arc<Tree>,
     place: DirectoryPlace,
     entries: DirectoryEntries,
-    /// The page after the last one handed out, already on its way.
-    ahead: Option<JoinHandle<Result<ListPage>>>,
+    pages: Pages,
+    is_begun: bool,
     finished: bool,
     ticket: Option<Ticket<DirectoryPlace>>,
     collected: Option<BTreeMap<String, Listed>>,
@@ -58,9 +58,6 @@ pub struct DirectoryStream {
 
 impl Drop for DirectoryStream {
     fn drop(&mut self) {
-        if let Some(ahead) = self.ahead.take() {
-            ahead.abort();
-        }
         if let Some(ticket) = self.ticket.take() {
             self.tree.listings.abandon(&ticket);
         }
@@ -87,19 +84,11 @@ impl DirectoryStream {
         if self.finished {
             return Ok(None);
         }
-        let is_first = self.ahead.is_none();
-        let page = match self.ahead.take() {
-            Some(ahead) => joined(ahead.await)?,
-            None => self.tree.client.list(&self.request(None)).await?,
-        };
-        self.tree.note_page(&page.objects);
-        if let Some(continuation) = page.continuation.clone() {
-            self.fetch_ahead(continuation);
-        }
-        self.finished = page.continuation.is_none();
-        let objects = page.objects.into_iter().map(page_object).collect();
+        let page = self.pages.next(&self.tree).await?;
+        let is_first = !std::mem::replace(&mut self.is_begun, true);
+        self.finished = page.is_last;
         let prefixes = self.tree.shown_prefixes(&self.place, page.prefixes).await;
-        let batch = self.entries.push_page(objects, prefixes, self.finished);
+        let batch = self.entries.push_page(page.objects, prefixes, self.finished);
         if is_first && self.tree.listing_order() == ListingOrder::Bytes {
             // The marker is the first of all keys.
             let marker = self.entries.marker();
@@ -110,23 +99,6 @@ impl DirectoryStream {
             self.keep();
         }
         Ok(Some(self.visible(batch)))
-    }
-
-    fn request(&self, continuation: Option<String>) -> ListRequest {
-        ListRequest {
-            bucket: self.place.bucket.clone(),
-            prefix: self.place.key.listing_prefix().into_owned(),
-            by_directory: true,
-            start_after: None,
-            continuation,
-            max_keys: PAGE_KEYS,
-        }
-    }
-
-    fn fetch_ahead(&mut self, continuation: String) {
-        let request = self.request(Some(continuation));
-        let client = self.tree.client.clone();
-        self.ahead = Some(rt::spawn(async move { client.list(&request).await }));
     }
 
     fn collect(&mut self, batch: &[Entry]) {
@@ -177,8 +149,9 @@ impl Tree {
         DirectoryStream {
             tree: self.clone(),
             entries: DirectoryEntries::new(place.key.clone(), self.listing_order()),
+            pages: Pages::new(self, &place),
             place,
-            ahead: None,
+            is_begun: false,
             finished: false,
             ticket: Some(ticket),
             collected: Some(BTreeMap::new()),

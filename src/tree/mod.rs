@@ -3,7 +3,8 @@
 //! Difficulties, and who solves them:
 //! 1. An inode is a file, not a name, and never two versions of bytes ([`table`]).
 //! 2. A name may stand for an object, a directory, both, or neither; the answer must be cheap ([`lookup`]).
-//! 3. Directories of any size are read in pages, with what is local mixed in ([`directory`]).
+//! 3. Directories of any size are read in pages, with what is local mixed in ([`directory`]); of large ones several are on their
+//!    way at once ([`pages`]).
 //! 4. What is seen of the bucket by accident keeps everything else honest ([`freshness`]).
 //! 5. A directory's attributes are on an object that its listing does not show ([`marker`]).
 //! 6. Changes of the namespace are conditional on what is there ([`change`], [`rename`]); large objects are copied in parts
@@ -26,6 +27,7 @@ pub mod marker;
 pub mod moves;
 pub mod node;
 pub mod notifications;
+mod pages;
 mod part_copies;
 mod progress;
 mod removal;

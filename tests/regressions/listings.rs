@@ -1,9 +1,10 @@
 //! What reading directories leaves behind, and opens that meet answers which cannot be.
 
 use super::{bytes_of, world_with};
-use crate::in_process::{Options, World};
-use pailfs::embedded::{Fault, Operation, When};
+use crate::in_process::{Mount, Options, World};
+use pailfs::embedded::{Fault, Operation, Quirks, When};
 use pailfs::tree::node::{Kind, ROOT};
+use std::time::Duration;
 
 #[test]
 fn entries_that_were_prepared_and_not_sent_leave_no_inodes() {
@@ -126,4 +127,192 @@ fn an_object_that_may_not_be_looked_at_is_listed_as_a_file() {
     let mount = world.mount();
     let listed = mount.run("list", mount.driver.list("d", false));
     assert_eq!(listed.expect_err("nobody knows what it is"), libc::EIO);
+}
+
+/// A bucket of so many objects, mounted, whose listings take a second each.
+fn large(objects: usize, name: impl Fn(usize) -> String) -> (World, Mount) {
+    let world = World::new(Options::default());
+    world.remote.multiply((0..objects).map(name));
+    let mount = world.mount();
+    let slow = Fault::DelayReply(Duration::from_secs(1));
+    world
+        .store
+        .faults()
+        .inject(When::on(Operation::List).for_ever(), slow);
+    world.store.counts().reset();
+    (world, mount)
+}
+
+/// A handle on the root, and what was read through it.
+struct Reader<'a> {
+    mount: &'a Mount,
+    handle: u64,
+    offset: u64,
+    names: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(mount: &'a Mount) -> Self {
+        Self {
+            mount,
+            handle: mount.fs.open_directory(ROOT).expect("opened"),
+            offset: 0,
+            names: Vec::new(),
+        }
+    }
+
+    /// Reads until so many names were read, or to the end.
+    fn read(&mut self, until: usize) -> pailfs::base::error::Result<()> {
+        while self.names.len() < until {
+            let fs = &self.mount.fs;
+            let entries = self
+                .mount
+                .run("readdir", fs.read_directory(self.handle, self.offset, false))?;
+            fs.sent_entries(self.handle, &entries, entries.len());
+            let Some(last) = entries.last() else { break };
+            self.offset = last.next_offset;
+            let names = entries.into_iter().map(|entry| entry.name);
+            self.names
+                .extend(names.filter(|name| name != "." && name != ".."));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        self.mount.fs.release_directory(ROOT, self.handle);
+    }
+}
+
+fn lists(world: &World) -> u64 {
+    world.store.counts().of(Operation::List)
+}
+
+/// In seconds of the mount's own clock, which goes on by what the store waits for.
+fn waited_s(mount: &Mount, read: impl FnOnce()) -> u64 {
+    let now = || mount.run("looking at the clock", async { tokio::time::Instant::now() });
+    let before = now();
+    read();
+    (now() - before).as_secs()
+}
+
+#[test]
+fn a_large_directory_is_listed_at_several_places_at_once() {
+    const OBJECTS: usize = 60_000;
+    let (world, mount) = large(OBJECTS, |n| format!("{n:06}.dat"));
+    let mut reader = Reader::new(&mount);
+    let seconds = waited_s(&mount, || reader.read(usize::MAX).expect("read"));
+    let expected: Vec<String> = (0..OBJECTS).map(|n| format!("{n:06}.dat")).collect();
+    assert!(reader.names == expected);
+    // One after the other takes a second for each of 60 pages.
+    assert!(seconds <= 20, "{seconds}");
+    assert!(lists(&world) <= 60 + 10, "{}", lists(&world));
+}
+
+#[test]
+fn objects_and_directories_of_a_large_directory_come_in_order_once() {
+    const DIRECTORIES: usize = 9_000;
+    let key = |n: usize| match n % 3 {
+        0 => format!("{:05}", n / 3),
+        1 => format!("{:05}!", n / 3),
+        _ => format!("{:05}/x", n / 3),
+    };
+    let (world, mount) = large(3 * DIRECTORIES, key);
+    let mut reader = Reader::new(&mount);
+    let seconds = waited_s(&mount, || reader.read(usize::MAX).expect("read"));
+    let mut names = std::mem::take(&mut reader.names);
+    names.sort_unstable();
+    let shown = |n: usize| [format!("{n:05}"), format!("{n:05}!"), format!("~%{n:05}")];
+    let mut expected: Vec<String> = (0..DIRECTORIES).flat_map(shown).collect();
+    expected.sort_unstable();
+    assert!(names == expected, "{} of {}", names.len(), expected.len());
+    assert!(seconds <= 15, "{seconds}");
+    assert!(lists(&world) <= 27 + 8, "{}", lists(&world));
+}
+
+#[test]
+fn a_directory_of_a_few_pages_costs_what_it_has_pages() {
+    let (world, mount) = large(3_000, |n| format!("{n:04}"));
+    let mut reader = Reader::new(&mount);
+    reader.read(10).expect("read");
+    assert!(lists(&world) <= 2, "{}", lists(&world));
+    reader.read(usize::MAX).expect("read");
+    assert_eq!((reader.names.len(), lists(&world)), (3_000, 3));
+}
+
+#[test]
+fn a_large_directory_of_a_store_in_no_order_is_listed_page_after_page() {
+    let (world, mount) = large(12_500, |n| format!("{n:05}"));
+    world.store.set_quirks(Quirks {
+        unordered_listings: true,
+        ..Quirks::default()
+    });
+    let mut reader = Reader::new(&mount);
+    reader.read(usize::MAX).expect("read");
+    let mut names = std::mem::take(&mut reader.names);
+    names.sort_unstable();
+    assert!(names.is_sorted_by(|one, next| one < next));
+    assert_eq!((names.len(), lists(&world)), (12_500, 13));
+}
+
+/// The listing goes on where it was, and begins nowhere else.
+#[test]
+fn a_directory_is_read_on_after_an_error() {
+    let (world, mount) = large(20_500, |n| format!("{n:05}"));
+    let mut reader = Reader::new(&mount);
+    for page in [1, 3, 9] {
+        reader.read(1_000 * page).expect("read");
+        let refusal = Fault::Answer("AccessDenied");
+        let fault = world
+            .store
+            .faults()
+            .inject(When::on(Operation::List).for_ever(), refusal);
+        let refused = reader.read(usize::MAX).expect_err("refused");
+        assert_eq!(refused.errno(), libc::EACCES);
+        world.store.faults().remove(fault);
+    }
+    reader.read(usize::MAX).expect("read");
+    let expected: Vec<String> = (0..20_500).map(|n| format!("{n:05}")).collect();
+    assert!(reader.names == expected, "{} names", reader.names.len());
+}
+
+/// Pages that came before the change would show what is not there any more.
+#[test]
+fn what_was_removed_while_a_large_directory_is_read_is_not_shown() {
+    let (world, mount) = large(30_000, |n| format!("{n:05}"));
+    let mut reader = Reader::new(&mount);
+    reader.read(20_000).expect("read");
+    let next = reader.names.len();
+    let gone = format!("{:05}", next + 3_500);
+    mount.run("unlink", mount.driver.unlink(&gone)).expect("unlinked");
+    reader.read(usize::MAX).expect("read");
+    let expected: Vec<String> = (0..30_000).map(|n| format!("{n:05}")).collect();
+    let expected: Vec<&String> = expected.iter().filter(|name| **name != gone).collect();
+    assert!(reader.names.iter().eq(expected), "{} names", reader.names.len());
+    assert!(lists(&world) <= 30 + 12, "{}", lists(&world));
+}
+
+#[test]
+fn what_is_on_its_way_is_given_up_with_the_handle() {
+    let (world, mount) = large(30_000, |n| format!("{n:05}"));
+    let mut reader = Reader::new(&mount);
+    reader.read(20_000).expect("read");
+    let silent = When::on(Operation::List).for_ever();
+    world.store.faults().inject(silent, Fault::Stall);
+    // Several more are asked for, and none comes.
+    let patience = Duration::from_secs(20);
+    let more = async {
+        let mut offset = reader.offset;
+        loop {
+            let entries = mount.fs.read_directory(reader.handle, offset, false).await;
+            offset = entries.expect("read").last().expect("more").next_offset;
+        }
+    };
+    assert!(mount.run_for("readdir", patience, more).is_none());
+    drop(reader);
+    world.store.counts().reset();
+    // Who still waited would ask again.
+    mount.sleep(Duration::from_mins(5));
+    assert_eq!(lists(&world), 0);
 }
