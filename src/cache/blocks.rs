@@ -15,7 +15,9 @@
 //! 6. A disk that does not answer at all: nothing is asked of it until it has answered what it was asked before
 //!    ([`BlockCache::ask`]).
 //! 7. Who wants all of a version here, whatever the disk is like, is told if that cannot be ([`warm`]).
-//! 8. The kernel may read a version's data without asking us, and so without checks: only a version that is all there and was
+//! 8. Many small files: what a version takes besides its bytes counts too, from the moment that it is made
+//!    ([`BlockCache::file`]), and a version is made only when something of it is stored.
+//! 9. The kernel may read a version's data without asking us, and so without checks: only a version that is all there and was
 //!    found right in this mount is given to it, and stays where it is meanwhile ([`BlockCache::whole`], [`checks`]).
 
 mod checks;
@@ -60,8 +62,19 @@ const DISK_PATIENCE: Duration = Duration::from_secs(1);
 const LARGEST_PART: u64 = 4;
 /// Shorter versions are never given away whole ([`BlockCache::whole`]): the kernel keeps their pages just as well.
 pub const WHOLE_FROM_BYTES: u64 = 1 << 20;
-/// The directory is looked through again when this part of the limit was written.
+/// The directory is looked through again when this part of the limit was taken.
 const RESCAN_PART: u64 = 8;
+/// File systems give room out in units of this, as a rule …
+const UNIT_BYTES: u64 = 4096;
+/// … and so a version takes this besides its data: its directory, and a table of one page and a bit.
+const VERSION_BYTES: u64 = 3 * UNIT_BYTES;
+
+/// True when `range`, of a version of this length, has a block as a whole: others are not stored.
+#[must_use]
+pub fn has_a_block(range: ByteRange, size_bytes: u64) -> bool {
+    let start = range.start.next_multiple_of(BLOCK_BYTES);
+    start < range.end && (start + BLOCK_BYTES).min(size_bytes) <= range.end
+}
 
 /// Whose bytes a file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,9 +91,11 @@ pub struct BlockCache {
     directory: PathBuf,
     limit_bytes: u64,
     endpoint: String,
-    /// What all files took when they were last looked through, and what was written since.
+    /// What all files took when they were last looked through, and what was taken since.
     used_bytes: AtomicU64,
-    written_bytes: AtomicU64,
+    /// The latter alone.
+    taken_bytes: AtomicU64,
+    stored_bytes: AtomicU64,
     is_evicting: AtomicBool,
     slots: Arc<Semaphore>,
     patience: Mutex<Patience>,
@@ -134,7 +149,8 @@ impl BlockCache {
             limit_bytes,
             endpoint: endpoint.to_owned(),
             used_bytes: AtomicU64::new(used_bytes),
-            written_bytes: AtomicU64::new(0),
+            taken_bytes: AtomicU64::new(0),
+            stored_bytes: AtomicU64::new(0),
             is_evicting: AtomicBool::new(false),
             slots: Arc::new(Semaphore::new(STORES_AT_ONCE)),
             patience: Mutex::new(Patience {
@@ -151,26 +167,49 @@ impl BlockCache {
         }))
     }
 
-    /// The files of a version; `None` for one that is not to be cached, or where the disk does not let us. Blocks.
+    /// The files of a version, made if they are not there; `None` for one that is not to be cached, or where the disk does not
+    /// let us. Blocks.
     #[must_use]
-    pub fn file(
-        self: &Arc<Self>,
-        bucket: &str,
-        key: &str,
-        etag: &str,
-        size_bytes: u64,
+    pub fn file(&self, bucket: &str, key: &str, etag: &str, size_bytes: u64) -> Option<CachedFile> {
+        self.opened(&self.identity(bucket, key, etag, size_bytes), Self::open_or_make)
+    }
+
+    /// The same, `None` also for one that is not there. Blocks.
+    #[must_use]
+    pub fn find(&self, bucket: &str, key: &str, etag: &str, size_bytes: u64) -> Option<CachedFile> {
+        self.opened(&self.identity(bucket, key, etag, size_bytes), Self::open_if_there)
+    }
+
+    fn opened(
+        &self,
+        identity: &Identity<'_>,
+        open: fn(&Self, &Identity<'_>) -> io::Result<Option<CachedFile>>,
     ) -> Option<CachedFile> {
-        if !self.is_for(size_bytes) {
+        if !self.is_for(identity.size_bytes) {
             return None;
         }
-        let identity = self.identity(bucket, key, etag, size_bytes);
-        match CachedFile::open(&self.directory, &identity) {
+        match open(self, identity) {
             Ok(file) => file.map(|file| self.checked(file)),
             Err(error) => {
-                tracing::debug!(%error, key, "the disk cache has no file for this object");
+                tracing::debug!(%error, key = identity.key, "the disk cache has no file for this object");
                 None
             }
         }
+    }
+
+    fn open_if_there(&self, identity: &Identity<'_>) -> io::Result<Option<CachedFile>> {
+        CachedFile::open(&self.directory, identity)
+    }
+
+    fn open_or_make(&self, identity: &Identity<'_>) -> io::Result<Option<CachedFile>> {
+        if let Some(found) = self.open_if_there(identity)? {
+            return Ok(Some(found));
+        }
+        if CachedFile::make(&self.directory, identity)? {
+            // Room for it is made when something is stored in it, which may take a while.
+            self.take(VERSION_BYTES);
+        }
+        CachedFile::find(&self.directory, identity)
     }
 
     fn checked(&self, mut file: CachedFile) -> CachedFile {
@@ -222,7 +261,9 @@ impl BlockCache {
         }
     }
 
-    fn is_for(&self, size_bytes: u64) -> bool {
+    /// False for versions that are never cached.
+    #[must_use]
+    pub fn is_for(&self, size_bytes: u64) -> bool {
         size_bytes > 0 && size_bytes <= self.limit_bytes / LARGEST_PART
     }
 
@@ -321,35 +362,49 @@ impl BlockCache {
     /// Stores the blocks that lie wholly within `[offset, offset + data.len())`. Blocks.
     pub fn store(&self, file: &CachedFile, offset: u64, data: &[u8]) {
         match file.store(offset, data) {
-            Ok(stored_bytes) => self.note_written(stored_bytes),
+            Ok(stored_bytes) => self.note_stored(stored_bytes),
             // A full disk: nothing is lost but the next read's time.
             Err(error) => tracing::debug!(%error, file = %file.path().display(), "a block was not cached"),
         }
     }
 
-    fn note_written(&self, bytes: u64) {
-        let written = self.written_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let since_scan = self.used_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let is_due = since_scan > self.limit_bytes
-            || written / (self.limit_bytes / RESCAN_PART).max(1)
-                != (written - bytes) / (self.limit_bytes / RESCAN_PART).max(1);
-        if is_due && !self.is_evicting.swap(true, Ordering::AcqRel) {
-            match evict::evict(&self.directory, self.limit_bytes, &self.pins.names()) {
-                Ok(left) => {
-                    self.used_bytes.store(left.used_bytes, Ordering::Relaxed);
-                    self.evictions.fetch_add(left.evictions, Ordering::Relaxed);
-                }
-                Err(error) => tracing::warn!(%error, "the disk cache could not be looked through"),
-            }
-            self.is_evicting.store(false, Ordering::Release);
+    fn note_stored(&self, bytes: u64) {
+        self.stored_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.take(bytes.next_multiple_of(UNIT_BYTES));
+        self.make_room();
+    }
+
+    fn take(&self, bytes: u64) {
+        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.taken_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn make_room(&self) {
+        let used_bytes = self.used_bytes.load(Ordering::Relaxed);
+        let is_due = used_bytes > self.limit_bytes
+            || self.taken_bytes.load(Ordering::Relaxed) > self.limit_bytes / RESCAN_PART;
+        if !is_due || self.is_evicting.swap(true, Ordering::AcqRel) {
+            return;
         }
+        let used_bytes = self.used_bytes.load(Ordering::Relaxed);
+        self.taken_bytes.store(0, Ordering::Relaxed);
+        match evict::evict(&self.directory, self.limit_bytes, &self.pins.names()) {
+            Ok(left) => {
+                // What was taken meanwhile may have been seen or not: it counts.
+                self.used_bytes.fetch_add(left.used_bytes, Ordering::Relaxed);
+                self.used_bytes.fetch_sub(used_bytes, Ordering::Relaxed);
+                self.evictions.fetch_add(left.evictions, Ordering::Relaxed);
+            }
+            Err(error) => tracing::warn!(%error, "the disk cache could not be looked through"),
+        }
+        self.is_evicting.store(false, Ordering::Release);
     }
 
     #[must_use]
     pub fn counts(&self) -> BlockCounts {
         BlockCounts {
             served_bytes: self.served_bytes.load(Ordering::Relaxed),
-            stored_bytes: self.written_bytes.load(Ordering::Relaxed),
+            stored_bytes: self.stored_bytes.load(Ordering::Relaxed),
             damaged_blocks: self.damaged_blocks.load(Ordering::Relaxed),
         }
     }

@@ -68,6 +68,7 @@ fn what_came_damaged_is_not_kept() {
         world.server.faults().remove(fault);
         assert_eq!(damaged.expect_err("told").kind(), ErrorKind::Corrupt);
         drop(first);
+        assert_eq!(blocks::usage(directory.path()).expect("read").files, 0);
 
         for _ in 0..2 {
             let again = reader(&world, &cache, &id, &version);

@@ -17,6 +17,9 @@ use std::time::SystemTime;
 const PROBATION_PART: u64 = 5;
 /// So much of the limit is made free at once, so that not every store has to.
 const FREED_PART: u64 = 16;
+/// A file or directory takes at least this: file systems that put short ones elsewhere (and say that they take nothing) have
+/// room for a limited number of them, too.
+const LEAST_BYTES: u64 = 4096;
 /// `st_blocks` counts these (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;
 
@@ -185,5 +188,5 @@ fn entry(path: PathBuf, place: Place) -> io::Result<Entry> {
 }
 
 fn on_disk_bytes(metadata: &Metadata) -> u64 {
-    metadata.blocks() * STAT_BLOCK_BYTES
+    (metadata.blocks() * STAT_BLOCK_BYTES).max(LEAST_BYTES)
 }

@@ -62,30 +62,36 @@ pub struct CachedFile {
 }
 
 impl CachedFile {
-    /// The version of `identity`, made if it is not there.
+    /// The version of `identity` if it is there, which is used once more.
     pub(super) fn open(directory: &Path, identity: &Identity<'_>) -> io::Result<Option<Self>> {
-        if let Some(found) = Self::find(directory, identity)? {
+        let found = Self::find(directory, identity)?;
+        if let Some(found) = &found {
             found.has_been_used_again(directory);
-            return Ok(Some(found));
         }
+        Ok(found)
+    }
+
+    /// Makes the version of `identity`, with nothing in it. False when there is one already: another process was faster.
+    pub(super) fn make(directory: &Path, identity: &Identity<'_>) -> io::Result<bool> {
         let name = name(identity);
         let fill = |at: &Path| make(at, identity);
-        if !arrive(directory, &name, fill)? {
-            // Another process was faster, unless what is there is the rest of a version.
-            if let Some(found) = Self::find(directory, identity)? {
-                return Ok(Some(found));
-            }
-            leave(directory, &directory.join(PROBATION).join(&name))?;
-            arrive(directory, &name, fill)?;
+        if arrive(directory, &name, fill)? {
+            return Ok(true);
         }
-        Self::find(directory, identity)
+        if Self::find(directory, identity)?.is_some() {
+            return Ok(false);
+        }
+        // What is there is the rest of a version.
+        leave(directory, &directory.join(PROBATION).join(&name))?;
+        arrive(directory, &name, fill)
     }
 
     /// The version of `identity` if it is there. What has its name but is of something else, or not as it was made, goes.
     pub(super) fn find(directory: &Path, identity: &Identity<'_>) -> io::Result<Option<Self>> {
+        let name = name(identity);
         for place in [KEPT, PROBATION] {
-            let path = directory.join(place).join(name(identity));
-            match Self::at(&path, identity) {
+            let path = directory.join(place).join(&name);
+            match Self::at(&path, &name, identity) {
                 Ok(Some(file)) => return Ok(Some(file)),
                 Ok(None) => leave(directory, &path)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -98,8 +104,8 @@ impl CachedFile {
     }
 
     /// `None` when what is there is something else.
-    fn at(path: &Path, identity: &Identity<'_>) -> io::Result<Option<Self>> {
-        let open = |name| OpenOptions::new().read(true).write(true).open(path.join(name));
+    fn at(path: &Path, name: &str, identity: &Identity<'_>) -> io::Result<Option<Self>> {
+        let open = |file| OpenOptions::new().read(true).write(true).open(path.join(file));
         let (table, data) = (open(TABLE)?, open(DATA)?);
         let (opened, named) = (table.metadata()?, std::fs::metadata(path.join(TABLE))?);
         if (opened.dev(), opened.ino()) != (named.dev(), named.ino()) {
@@ -121,7 +127,7 @@ impl CachedFile {
             data,
             table,
             path: path.to_owned(),
-            name: name(identity),
+            name: name.to_owned(),
             generation,
             size_bytes: identity.size_bytes,
             table_at: found.len() as u64,

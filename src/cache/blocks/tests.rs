@@ -143,6 +143,47 @@ fn a_scan_does_not_drive_out_what_is_used_again() {
 }
 
 #[test]
+fn looking_for_a_version_makes_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cache = open(directory.path(), 1 << 30);
+    assert!(cache.find("b", "k", "e", 5).is_none());
+    assert_eq!(usage(directory.path()).expect("usage"), Usage::default());
+    let file = cache.file("b", "k", "e", 5).expect("a file");
+    assert!(cache.find("b", "k", "e", 5).is_some());
+    assert_eq!(
+        usage(directory.path()).expect("usage").kept_bytes,
+        0,
+        "nothing is in it"
+    );
+    cache.store(&file, 0, b"hello");
+    assert!(cache.find("b", "k", "e", 5).is_some());
+    let usage = usage(directory.path()).expect("usage");
+    assert!(usage.kept_bytes >= 3 * 4096, "{usage:?}");
+}
+
+#[test]
+fn only_whole_blocks_are_worth_a_place() {
+    const B: u64 = BLOCK_BYTES;
+    for (start, end, size_bytes, expected) in [
+        (0, B, 3 * B, true),
+        (0, B - 1, 3 * B, false),
+        (1, 2 * B - 1, 3 * B, false),
+        (1, 2 * B, 3 * B, true),
+        (2 * B, 2 * B + 5, 2 * B + 5, true),
+        (2 * B, 2 * B + 4, 2 * B + 5, false),
+        (2 * B + 1, 2 * B + 5, 2 * B + 5, false),
+        (0, 5, 5, true),
+    ] {
+        let range = ByteRange::new(start, end);
+        assert_eq!(
+            has_a_block(range, size_bytes),
+            expected,
+            "{range:?} of {size_bytes}"
+        );
+    }
+}
+
+#[test]
 fn what_is_too_large_for_the_cache_is_not_cached() {
     let directory = tempfile::tempdir().expect("a directory");
     let cache = open(directory.path(), 1 << 20);
@@ -500,4 +541,55 @@ async fn a_version_is_not_evicted_for_its_own_blocks() {
     }
     assert!(cache.evictions() > 0);
     assert!(cache.has_all("b", "k", "e", len));
+}
+
+/// What is taken on the disk at and below `path`.
+fn du_bytes(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    // Eviction may be at work.
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return 0;
+    };
+    let below = if metadata.is_dir() {
+        places::below(path).expect("a directory")
+    } else {
+        Vec::new()
+    };
+    metadata.blocks() * 512 + below.iter().map(|path| du_bytes(path)).sum::<u64>()
+}
+
+#[test]
+fn small_files_take_no_more_room_than_the_cache_may() {
+    const LIMIT_BYTES: u64 = 8 << 20;
+    const FILES: usize = 4_000;
+    let directory = tempfile::tempdir().expect("a directory");
+    let fill = |cache: &Arc<BlockCache>, number: usize| {
+        let file = cache.file("b", &number.to_string(), "e", 100).expect("a file");
+        cache.store(&file, 0, &data(number, 100));
+    };
+    let check = |number: usize| {
+        let (taken_bytes, usage) = (
+            du_bytes(directory.path()),
+            usage(directory.path()).expect("usage"),
+        );
+        // Besides what versions take there are the directories that have them.
+        let beside_bytes = LIMIT_BYTES / 32;
+        assert!(
+            taken_bytes <= LIMIT_BYTES + beside_bytes && taken_bytes <= usage.bytes + beside_bytes,
+            "{taken_bytes} on the disk, {usage:?}, after {number}"
+        );
+    };
+    let mut cache = open(directory.path(), LIMIT_BYTES);
+    for number in 0..FILES {
+        if number == FILES / 2 {
+            // Another mount goes on.
+            cache = open(directory.path(), LIMIT_BYTES);
+        }
+        fill(&cache, number);
+        if number % 100 == 99 {
+            check(number);
+        }
+    }
+    assert!(cache.has_all("b", &(FILES - 1).to_string(), "e", 100));
+    assert_eq!(cache.counts().stored_bytes, FILES as u64 / 2 * 100);
 }

@@ -76,8 +76,8 @@ impl BlockCache {
         }
         let cache = self.clone();
         let opening = move || {
-            let identity = cache.identity(&bucket, &key, &etag, size_bytes);
-            CachedFile::open(&cache.directory, &identity).map(|file| file.map(|file| cache.checked(file)))
+            let file = cache.open_or_make(&cache.identity(&bucket, &key, &etag, size_bytes))?;
+            Ok(file.map(|file| cache.checked(file)))
         };
         let file = match self.within(patience, opening).await? {
             Ok(Some(file)) => Arc::new(file),
@@ -151,7 +151,7 @@ impl Warming {
             let stored = file.store(offset, data.as_slice());
             drop(slot);
             let stored_bytes = stored?;
-            cache.note_written(stored_bytes);
+            cache.note_stored(stored_bytes);
             Ok(!file.is_evicted())
         };
         match self.cache.within(self.patience, storing).await? {

@@ -5,16 +5,18 @@
 //! 3. Everything that goes wrong here costs time only, and little of it: the store has the bytes. A disk that does not
 //!    answer is not asked again before it has ([`BlockCache::ask`]).
 //! 4. A file that was evicted while it is open takes no more blocks; another one is opened in its place ([`Disk::file`]).
+//! 5. Most files are small and read once: nothing is made on the disk before there is something to store ([`Absent`]).
 
 use super::fetch::Source;
 use super::piece::{Filler, Piece};
-use crate::cache::blocks::{BlockCache, CachedFile, MAX_STORE_BYTES};
+use crate::base::object::ByteRange;
+use crate::cache::blocks::{self, BlockCache, CachedFile, MAX_STORE_BYTES};
 use crate::rt;
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
-/// The cache, and the file of one version in it, opened at the first use.
+/// The cache, and the file of one version in it, once it was found or made.
 pub struct Disk {
     cache: Arc<BlockCache>,
     file: Mutex<Opened>,
@@ -22,9 +24,16 @@ pub struct Disk {
 
 enum Opened {
     NotYet,
-    /// This version is not cached.
+    /// The disk does not let us.
     Never,
     Here(Arc<CachedFile>),
+}
+
+/// What becomes of a version that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Absent {
+    IsMade,
+    StaysAbsent,
 }
 
 impl Disk {
@@ -35,7 +44,10 @@ impl Disk {
         }
     }
 
-    async fn file(&self, source: &Source) -> Option<Arc<CachedFile>> {
+    async fn file(&self, source: &Source, absent: Absent) -> Option<Arc<CachedFile>> {
+        if !self.cache.is_for(source.version.size_bytes) {
+            return None;
+        }
         let mut opened = self.file.lock().await;
         match &*opened {
             Opened::Here(file) if !file.is_evicted() => return Some(file.clone()),
@@ -43,10 +55,20 @@ impl Disk {
             Opened::Here(_) | Opened::NotYet => {}
         }
         let (cache, id, version) = (self.cache.clone(), source.id.clone(), source.version.clone());
-        let open = move || cache.file(&id.bucket, &id.key, version.etag.as_str(), version.size_bytes);
+        let open = move || {
+            let (etag, size_bytes) = (version.etag.as_str(), version.size_bytes);
+            match absent {
+                Absent::IsMade => cache.file(&id.bucket, &id.key, etag, size_bytes),
+                Absent::StaysAbsent => cache.find(&id.bucket, &id.key, etag, size_bytes),
+            }
+        };
         // A disk that does not answer now may do so for the next piece.
         let file = self.cache.ask(open).await?.map(Arc::new);
-        *opened = file.clone().map_or(Opened::Never, Opened::Here);
+        *opened = match &file {
+            Some(file) => Opened::Here(file.clone()),
+            None if absent == Absent::IsMade => Opened::Never,
+            None => Opened::NotYet,
+        };
         file
     }
 }
@@ -54,7 +76,7 @@ impl Disk {
 /// Fills pieces from the disk, from the first on, as long as they are there; returns the others.
 pub async fn serve<'a>(source: &Source, pieces: &'a [Arc<Piece>]) -> &'a [Arc<Piece>] {
     let Some(disk) = &source.disk else { return pieces };
-    let Some(file) = disk.file(source).await else {
+    let Some(file) = disk.file(source, Absent::StaysAbsent).await else {
         return pieces;
     };
     for (index, piece) in pieces.iter().enumerate() {
@@ -83,17 +105,20 @@ pub async fn serve<'a>(source: &Source, pieces: &'a [Arc<Piece>]) -> &'a [Arc<Pi
 pub async fn keep(source: &Source, offset: u64, whole: Vec<Bytes>) {
     let Some(disk) = &source.disk else { return };
     let len: usize = whole.iter().map(Bytes::len).sum();
-    if len as u64 > MAX_STORE_BYTES {
+    let range = ByteRange::new(offset, offset + len as u64);
+    if len as u64 > MAX_STORE_BYTES || !blocks::has_a_block(range, source.version.size_bytes) {
         return;
     }
-    let Some(file) = disk.file(source).await else {
-        return;
-    };
-    if disk.cache.is_warming(&file) {
+    if let Opened::Here(file) = &*disk.file.lock().await
+        && disk.cache.is_warming(file)
+    {
         // Whoever brings all of it here stores what it reads.
         return;
     }
     let Some(slot) = disk.cache.slot().await else {
+        return;
+    };
+    let Some(file) = disk.file(source, Absent::IsMade).await else {
         return;
     };
     let bytes = whole.concat();
