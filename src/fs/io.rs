@@ -40,12 +40,15 @@ impl Fs {
     pub async fn read(&self, number: u64, offset: u64, len: usize, out: &mut ReadBytes) -> Result<()> {
         let handle = self.file_handle(number)?;
         let file = &handle.open.file;
-        self.watched(
-            handle.ino,
-            &handle.open,
-            file.read(&handle.stream, offset, len, out),
-        )
-        .await?;
+        let reading = file.read(&handle.stream, offset, len, out);
+        let read = self.watched(handle.ino, &handle.open, reading).await;
+        if let Err(error) = &read
+            && error.kind() == ErrorKind::Corrupt
+        {
+            // The next open is to get all of it, with its checksum, and not to look whether it is still the same.
+            self.tree.content_moved(handle.ino);
+        }
+        read?;
         if !handle.direct_io && offset + len as u64 >= file.size_bytes() {
             self.tree.read_to_the_end(handle.ino);
         }

@@ -28,7 +28,7 @@ use fetch::Source;
 use piece::{Held, Waited};
 use pieces::{Followed, Pieces};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 /// The client and the budget end what makes no progress, after the time that the mount was given. A read that still
@@ -79,6 +79,7 @@ impl Reader {
             disk: disk.map(Disk::new),
             id,
             version,
+            wrong: OnceLock::new(),
         })));
         let reclaimer: Weak<dyn Reclaim> = Arc::downgrade(&(pieces.clone() as Arc<dyn Reclaim>));
         pieces.source().budget.add_reclaimer(reclaimer);
@@ -86,8 +87,8 @@ impl Reader {
     }
 
     /// The reader of the version that `reply` is a part (or the whole) of; its body becomes the first data, served
-    /// while it arrives. Where there is no memory for it now, the body is dropped, and fetched again when it is
-    /// read.
+    /// while it arrives, or once it is known to be right. Where there is no memory for it now, the body is dropped, and
+    /// fetched again when it is read.
     pub fn from_reply(
         client: Client,
         budget: Arc<Budget>,
@@ -97,7 +98,8 @@ impl Reader {
     ) -> Arc<Self> {
         let GetReply { info, range, body } = reply;
         let reader = Self::cached(client, budget, disk, id, info.version);
-        if !range.is_empty() {
+        let is_too_long = body.is_to_be_checked() && range.len() > fetch::MAX_HELD_BYTES;
+        if !range.is_empty() && !is_too_long {
             reader.pieces.insert_body(body, range);
         }
         reader

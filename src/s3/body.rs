@@ -5,7 +5,8 @@
 //!    compared as well, because some stores ignore the condition.
 //! 2. A short body is not an end: what Content-Range promised is counted.
 //! 3. The checksum of a whole object is checked by the SDK when its last byte is there: small bodies are not handed out
-//!    before, and asked for again if it is wrong; of larger ones the last piece is held back.
+//!    before, and asked for again if it is wrong; of larger ones the last piece is held back, and who has not used the others
+//!    yet may have it asked for again, too ([`BodyReader::begin_again`]).
 //! 4. A server that answers and never gets ahead: resuming ends when nothing came for the stall time-out.
 
 use super::client::Client;
@@ -39,11 +40,13 @@ pub struct BodyReader {
     end: u64,
     source: Option<Source>,
     trouble: Option<Trouble>,
-    /// The whole object was asked for, and its checksum, if it has one, comes with it. False after an interruption.
+    /// The whole object was asked for, and its checksum comes with it. False after an interruption.
     is_checked: bool,
     /// Pieces of a small body whose checksum is not known to be right yet.
     held: VecDeque<Bytes>,
     mismatches: u32,
+    /// Its end has just said so.
+    is_wrong: bool,
 }
 
 /// A body in flight, and the connection's permit.
@@ -118,6 +121,7 @@ impl BodyReader {
             is_checked: false,
             held: VecDeque::new(),
             mismatches: 0,
+            is_wrong: false,
         }
     }
 
@@ -129,6 +133,22 @@ impl BodyReader {
     #[must_use]
     pub fn is_to_be_checked(&self) -> bool {
         self.is_checked
+    }
+
+    /// True upon an error that says that what came was wrong, if it may be right the next time: then it comes again, from its
+    /// beginning.
+    pub fn begin_again(&mut self) -> bool {
+        let begins = std::mem::take(&mut self.is_wrong) && self.mismatches < MAX_MISMATCHES;
+        if begins {
+            self.position = 0;
+        }
+        begins
+    }
+
+    /// True when it was asked for again and again, and was wrong each time.
+    #[must_use]
+    pub fn is_always_wrong(&self) -> bool {
+        self.mismatches >= MAX_MISMATCHES
     }
 
     /// The next piece as it came from the socket, `None` at the end.
@@ -208,6 +228,7 @@ impl BodyReader {
         tracing::warn!(object = %self.id, times = self.mismatches, "{error}");
         if !is_held || self.mismatches == MAX_MISMATCHES {
             self.held.clear();
+            self.is_wrong = true;
             return Err(error.on(&self.id).with_attempts(self.mismatches));
         }
         self.held.clear();

@@ -61,6 +61,8 @@ impl From<&Condition> for WireCondition {
 pub(super) struct Opened {
     pub info: ObjectInfo,
     pub range: ByteRange,
+    /// The body's end says whether it is right.
+    pub is_checked: bool,
     pub source: Source,
 }
 
@@ -123,9 +125,8 @@ impl Client {
         // Resuming is pinned to the version id only where the caller asked by it.
         let (etag, version_id) = (opened.info.version.etag.clone(), request.version_id.clone());
         let (id, range) = (request.id.clone(), opened.range);
-        let is_whole = request.range.is_none();
-        let body =
-            BodyReader::new(self.clone(), id, etag, version_id, range, opened.source).checked(is_whole);
+        let body = BodyReader::new(self.clone(), id, etag, version_id, range, opened.source)
+            .checked(opened.is_checked);
         Ok(GetReply {
             info: opened.info,
             range,
@@ -169,6 +170,7 @@ impl Client {
         Ok(Opened {
             info,
             range,
+            is_checked: request.range.is_none() && has_checksum(&output),
             source: Source::new(output.body, permit),
         })
     }
@@ -503,6 +505,21 @@ pub(super) async fn content_md5(body: &Segments) -> String {
 }
 
 /// What the head of a GET says: the object, the range that its body covers.
+/// Whether the answer has a checksum of all of its body: those of uploads in parts may be of the parts' checksums, which the
+/// number of parts behind them shows.
+fn has_checksum(output: &GetObjectOutput) -> bool {
+    [
+        output.checksum_crc32_c(),
+        output.checksum_crc64_nvme(),
+        output.checksum_crc32(),
+        output.checksum_sha256(),
+        output.checksum_sha1(),
+    ]
+    .into_iter()
+    .flatten()
+    .any(|checksum| !checksum.contains('-'))
+}
+
 fn head_of_get(
     request: &GetRequest,
     mut output: GetObjectOutput,

@@ -4,7 +4,7 @@ use crate::support::command::Tool;
 use crate::support::mount::Mount;
 use crate::support::store::Store;
 use crate::support::{is_root, pattern};
-use pailfs::embedded::Operation;
+use pailfs::embedded::{Fault, Operation, When};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
@@ -12,6 +12,8 @@ crate::on_the_embedded_store!(
     the_kernel_reads_mapped_files_ahead,
     reading_backwards_takes_few_requests,
     reading_at_equal_distances_fetches_what_is_read,
+    what_came_damaged_is_seen_by_nobody,
+    a_damaged_object_is_never_read,
 );
 crate::on_each_store!(a_file_that_others_replace_is_read_on_where_the_bucket_keeps_versions);
 
@@ -111,4 +113,51 @@ fn a_file_that_others_replace_is_read_on_where_the_bucket_keeps_versions(store: 
     }
     store.bucket.delete("file");
     assert!(block_at(&file, 16 * MIB, 64 * 1024) == content[16 * MIB..16 * MIB + 64 * 1024]);
+}
+
+/// Of these all bytes come with the open, and with their checksum.
+const CHECKED: [(&str, usize); 3] = [("little", 100), ("small", 200 << 10), ("medium", 700 << 10)];
+const DAMAGE: Fault = Fault::FlipByte { at_bytes: 10 };
+const TOLD: &str = "what came is not what was stored";
+
+fn mount_of_checked(store: &Store) -> Mount {
+    for (name, len) in CHECKED {
+        store.bucket.put(name, pattern(len, 6));
+    }
+    store.mount().expect_in_log(TOLD).start()
+}
+
+fn what_came_damaged_is_seen_by_nobody(store: &Store) {
+    let mount = mount_of_checked(store);
+    for (name, len) in CHECKED {
+        store
+            .server()
+            .faults()
+            .inject(When::on(Operation::Get).key(name), DAMAGE);
+        for time in ["first", "second"] {
+            let read = fs::read(mount.join(name)).expect("read");
+            assert!(read == pattern(len, 6), "{name}, the {time} time");
+        }
+    }
+}
+
+fn a_damaged_object_is_never_read(store: &Store) {
+    let mount = mount_of_checked(store);
+    store
+        .server()
+        .faults()
+        .inject(When::on(Operation::Get).for_ever(), DAMAGE);
+    for (name, _) in CHECKED {
+        for time in ["first", "second"] {
+            let error = fs::read(mount.join(name)).map(drop).expect_err(name);
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "{name}, the {time} time");
+        }
+    }
+    store.server().faults().clear();
+    for (name, len) in CHECKED {
+        assert!(
+            fs::read(mount.join(name)).expect("read") == pattern(len, 6),
+            "{name}"
+        );
+    }
 }

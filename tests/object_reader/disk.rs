@@ -50,8 +50,12 @@ fn what_came_damaged_is_not_kept() {
         let directory = tempfile::tempdir().expect("a directory");
         let cache = cache(directory.path());
         let (id, version) = world.put("object", &expected).await;
+        world.server.counts().reset();
         let damage = Fault::FlipByte { at_bytes: 10 };
-        let fault = world.server.faults().inject(When::on(Operation::Get), damage);
+        let fault = world
+            .server
+            .faults()
+            .inject(When::on(Operation::Get).for_ever(), damage);
 
         let request = GetRequest {
             id: id.clone(),
@@ -62,11 +66,14 @@ fn what_came_damaged_is_not_kept() {
         let reply = world.client.get(&request).await.expect("answered");
         let (client, budget) = (world.client.clone(), world.budget.clone());
         let first = Reader::from_reply(client, budget, Some(cache.clone()), id.clone(), reply);
-        // Of a body of this size the first pieces are handed out before its end says that they are wrong.
         let stream = ReadStream::default();
-        let damaged = read(&first, &stream, version.size_bytes - 10, 10).await;
+        // No part of it, wherever it was damaged, and not in ways that do not show it either.
+        for offset in [0, version.size_bytes - 10, 0, MIB] {
+            let damaged = read(&first, &stream, offset, 10).await;
+            assert_eq!(damaged.expect_err("told").kind(), ErrorKind::Corrupt);
+        }
+        assert_eq!(world.gets(), 3);
         world.server.faults().remove(fault);
-        assert_eq!(damaged.expect_err("told").kind(), ErrorKind::Corrupt);
         drop(first);
         assert_eq!(blocks::usage(directory.path()).expect("read").files, 0);
 
@@ -76,6 +83,29 @@ fn what_came_damaged_is_not_kept() {
                 .await
                 .expect("right from now on");
             wait_until_stored(&cache, &id, &version).await;
+        }
+    });
+}
+
+#[test]
+fn what_came_damaged_once_is_fetched_again_before_anybody_has_it() {
+    run(async {
+        let world = World::start(16 * MIB).await;
+        // One of several pieces, one of one, and one that the client holds back by itself.
+        for len in [3 * MIB, MIB, 200 * KIB, 100] {
+            let expected = data(1, len);
+            let (id, _) = world.put("object", &expected).await;
+            world.server.counts().reset();
+            let damage = Fault::FlipByte { at_bytes: 10 };
+            world
+                .server
+                .faults()
+                .inject(When::on(Operation::Get).times(2), damage);
+            let reader = world.open(&id, None).await;
+            read_through(&reader, &ReadStream::default(), &expected, 128 * KIB)
+                .await
+                .expect("right at last");
+            assert_eq!(world.gets(), 3, "{len}");
         }
     });
 }

@@ -5,8 +5,9 @@
 //!    answer's own ETag and size are compared ([`check`]).
 //! 2. A fetch holds its memory before its request is sent, and waits for nothing but the store afterwards: so no fetch
 //!    keeps a connection, or a permit, while it waits for another's permit ([`run`]).
-//! 3. What is kept on disk is served for as long as it is there: of a body whose checksum is known at its end only,
-//!    nothing is kept before ([`fill`]).
+//! 3. What is handed out stays in the kernel's pages, and what is kept on disk is served for as long as it is there: of a body
+//!    whose checksum is known at its end only, nothing is before ([`fill`]). Where the object itself seems to be damaged
+//!    nothing is read in ways that would not show it ([`Source::wrong`]).
 //! 4. Somebody waits for each piece that is still wanted: whatever happens to its fetch, it is filled or it fails. Pieces
 //!    may be given up at any time, also the first ones and also before the fetch begins ([`wanted`]), and a task may end
 //!    where nobody thought of it ([`Unfilled`]).
@@ -14,6 +15,7 @@
 use super::disk::{self, Disk};
 use super::piece::{Filler, Piece, Readiness};
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::limits::MIB;
 use crate::base::object::{ByteRange, ObjectId, Version};
 use crate::object::budget::Budget;
 use crate::plan::readahead::link::GetSeen;
@@ -21,7 +23,10 @@ use crate::rt;
 use crate::s3::types::GetRequest;
 use crate::s3::{BodyReader, Client};
 use bytes::Bytes;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+/// Bodies of more are not used where they are to be checked as a whole.
+pub const MAX_HELD_BYTES: u64 = 8 * MIB;
 
 /// Where the pieces of a reader come from.
 pub struct Source {
@@ -30,6 +35,8 @@ pub struct Source {
     pub disk: Option<Disk>,
     pub id: ObjectId,
     pub version: Version,
+    /// All of it came several times, and never was what its checksum says. Parts of it come without a checksum.
+    pub wrong: OnceLock<Error>,
 }
 
 /// Fills `pieces` (in order, without gaps between them); those it cannot fill get the error.
@@ -49,7 +56,17 @@ pub async fn run_from_body(
     is_whole: bool,
 ) {
     let pieces = Unfilled(pieces);
-    if let Err(error) = fill(&source, &mut body, &pieces.0, is_whole).await {
+    let filled = loop {
+        match fill(&source, &mut body, &pieces.0, is_whole).await {
+            // Nothing of it was handed out.
+            Err(_) if body.begin_again() => {}
+            other => break other,
+        }
+    };
+    if let Err(error) = filled {
+        if body.is_always_wrong() {
+            source.wrong.get_or_init(|| error.clone());
+        }
         fail(&source, &pieces.0, &error);
     }
 }
@@ -76,6 +93,9 @@ fn fail(source: &Source, pieces: &[Arc<Piece>], error: &Error) {
 }
 
 async fn fetch(source: &Source, pieces: &[Arc<Piece>]) -> Result<()> {
+    if let Some(error) = source.wrong.get() {
+        return Err(error.clone());
+    }
     let pieces = wanted(source, pieces).await?;
     let pieces = disk::serve(source, pieces).await;
     let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else {
@@ -143,8 +163,8 @@ async fn fill(
     to_its_end: bool,
 ) -> Result<bool> {
     let mut chunk = Bytes::new();
-    // Such bodies are small ones.
-    let mut unverified = Vec::new();
+    // Such bodies are small ones ([`MAX_HELD_BYTES`]), and all of their memory was granted.
+    let mut unverified: Vec<Filler> = Vec::new();
     for (index, piece) in pieces.iter().enumerate() {
         if chunk.is_empty() {
             chunk = next(body).await?;
@@ -160,18 +180,23 @@ async fn fill(
                 // Before the last bytes are given out: a client that checks the body's checksum says so at its end.
                 expect_end(body, chunk.len() - filler.missing_bytes()).await?;
             }
-            filler.take_from(&mut chunk);
+            if to_its_end && body.is_to_be_checked() {
+                filler.hold_from(&mut chunk);
+            } else {
+                unverified.iter_mut().for_each(Filler::publish);
+                filler.take_from(&mut chunk);
+            }
             if filler.missing_bytes() == 0 {
                 break;
             }
             chunk = next(body).await?;
         }
-        if let Some(whole) = filler.take_whole() {
-            unverified.push((piece.range.start, whole));
-        }
+        unverified.push(filler);
         if !body.is_to_be_checked() {
-            for (offset, whole) in unverified.drain(..) {
-                disk::keep(source, offset, whole).await;
+            for mut filler in unverified.drain(..) {
+                if let Some(whole) = filler.take_whole() {
+                    disk::keep(source, filler.start(), whole).await;
+                }
             }
         }
         if piece.is_fetch_over() {

@@ -423,15 +423,27 @@ impl Filler {
         self.missing_bytes
     }
 
+    pub fn start(&self) -> u64 {
+        self.piece.range.start
+    }
+
     /// Takes from the front of `chunk` what belongs into this piece.
     pub fn take_from(&mut self, chunk: &mut Bytes) {
+        self.hold_from(chunk);
+        self.publish();
+    }
+
+    /// The same, without handing it out: that is for [`Filler::publish`] to do.
+    pub fn hold_from(&mut self, chunk: &mut Bytes) {
         let taken = chunk.split_to(chunk.len().min(self.missing_bytes));
         self.missing_bytes -= taken.len();
-        if !self.wanted {
-            return;
+        if self.wanted && !self.piece.is_filling() {
+            self.wanted = false;
+            self.buffer = BytesMut::new();
         }
-        self.buffer.extend_from_slice(&taken);
-        self.publish();
+        if self.wanted {
+            self.buffer.extend_from_slice(&taken);
+        }
     }
 
     /// Memory for the whole piece, for [`Filler::fill_with`]; zeroes or older data.
@@ -455,7 +467,11 @@ impl Filler {
         self.publish();
     }
 
-    fn publish(&mut self) {
+    /// Hands out what was taken.
+    pub fn publish(&mut self) {
+        if !self.wanted {
+            return;
+        }
         let published = self.buffer.split();
         let mut fill = self.piece.fill();
         if !matches!(fill.outcome, Outcome::Filling) {
