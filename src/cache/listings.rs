@@ -8,6 +8,10 @@
 //! 4. Who lists many directories at once does not know which ones before they come, and so cannot have a ticket for each:
 //!    changes are remembered for a while, with their order ([`Listings::moment`], [`Listings::finish_since`]).
 //! 5. How many directories a directory has is wanted with each of its attributes (its link count): it is counted along.
+//! 6. Who reads a directory for a while hands out names long after they were listed: what has become of each since is noted
+//!    while there is such a reader ([`watch`]).
+
+mod watch;
 
 use lru::LruCache;
 use std::collections::{BTreeMap, HashMap};
@@ -16,7 +20,9 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::rt::Instant;
+use crate::rt::{self, Instant};
+use watch::Watched;
+pub use watch::{Since, Watch};
 
 /// One complete listing: what each name was, and when the bucket was asked.
 #[derive(Clone, Debug)]
@@ -37,6 +43,13 @@ impl<E: Listable> Listing<E> {
             directories: entries.values().filter(|entry| entry.is_directory()).count(),
             entries: Arc::new(entries),
             listed_at,
+        }
+    }
+
+    fn answer(&self, name: &str) -> Answer<E> {
+        match self.entries.get(name) {
+            Some(entry) => Answer::Present(entry.clone(), self.listed_at),
+            None => Answer::Absent(self.listed_at),
         }
     }
 }
@@ -82,6 +95,8 @@ struct Inner<K: Hash + Eq, E: Listable> {
     last_change: Moment,
     /// Up to here changes are not remembered one by one.
     forgotten_until: Moment,
+    /// Directories that are being read.
+    watched: HashMap<K, Watched<E>>,
 }
 
 impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
@@ -95,6 +110,7 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
             changed: LruCache::new(REMEMBERED_CHANGES),
             last_change: Moment(0),
             forgotten_until: Moment(0),
+            watched: HashMap::new(),
         };
         Self {
             inner: Mutex::new(inner),
@@ -175,6 +191,7 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
     pub fn insert_empty(&self, directory: &K, now: Instant) {
         let mut inner = self.lock();
         inner.note_change(directory);
+        inner.note_doubt(directory);
         let listing = Listing::new(BTreeMap::new(), now);
         inner.put(directory.clone(), listing, self.capacity_entries);
     }
@@ -194,33 +211,44 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
 
     #[must_use]
     pub fn answer(&self, directory: &K, name: &str) -> Answer<E> {
-        match self.lock().by_directory.get(directory) {
-            None => Answer::Unknown,
-            Some(listing) => match listing.entries.get(name) {
-                Some(entry) => Answer::Present(entry.clone(), listing.listed_at),
-                None => Answer::Absent(listing.listed_at),
-            },
-        }
+        let mut inner = self.lock();
+        let listing = inner.by_directory.get(directory);
+        listing.map_or(Answer::Unknown, |listing| listing.answer(name))
     }
 
     /// `name` is there now, as `entry`.
     pub fn insert(&self, directory: &K, name: &str, entry: E) {
-        self.change(directory, |entries| {
+        let since = || Since::Is(entry.clone(), rt::now());
+        self.change(directory, name, since, |entries| {
             let comes = entry.is_directory();
-            let goes = entries.insert(name.to_owned(), entry);
+            let goes = entries.insert(name.to_owned(), entry.clone());
             (usize::from(comes), goes)
         });
     }
 
     /// `name` is gone.
     pub fn remove(&self, directory: &K, name: &str) {
-        self.change(directory, |entries| (0, entries.remove(name)));
+        self.change(
+            directory,
+            name,
+            || Since::IsGone,
+            |entries| (0, entries.remove(name)),
+        );
     }
 
-    /// Forgets one directory's listing.
+    /// Forgets one directory's listing: nothing is known any more of what is in it.
     pub fn forget(&self, directory: &K) {
         let mut inner = self.lock();
         inner.note_change(directory);
+        inner.note_doubt(directory);
+        inner.take(directory);
+    }
+
+    /// Forgets one directory's listing, as nobody knows what `name` is now. All else in it is as it was.
+    pub fn forget_name(&self, directory: &K, name: &str) {
+        let mut inner = self.lock();
+        inner.note_change(directory);
+        inner.note_name(directory, name, || Since::IsUnsure);
         inner.take(directory);
     }
 
@@ -230,6 +258,10 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
         inner.in_progress.retain(|directory, _| !condemned(directory));
         inner.last_change.0 += 1;
         inner.forgotten_until = inner.last_change;
+        let now = inner.last_change;
+        for (_, watched) in inner.watched.iter_mut().filter(|(watched, _)| condemned(watched)) {
+            watched.doubt(now);
+        }
         let doomed: Vec<K> = inner
             .by_directory
             .iter()
@@ -256,10 +288,17 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
         }
     }
 
-    /// `change` says how many directories come, and which entry goes.
-    fn change(&self, directory: &K, change: impl FnOnce(&mut BTreeMap<String, E>) -> (usize, Option<E>)) {
+    /// `since` is what becomes of `name`; `change` says how many directories come, and which entry goes.
+    fn change(
+        &self,
+        directory: &K,
+        name: &str,
+        since: impl FnOnce() -> Since<E>,
+        change: impl FnOnce(&mut BTreeMap<String, E>) -> (usize, Option<E>),
+    ) {
         let mut inner = self.lock();
         inner.note_change(directory);
+        inner.note_name(directory, name, since);
         let Some(mut listing) = inner.take(directory) else {
             return;
         };

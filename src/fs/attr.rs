@@ -161,8 +161,8 @@ impl Fs {
             atime: attributes.atime.unwrap_or(mtime),
             mtime,
             ctime: node.renamed_at.map_or(ctime, |renamed_at| ctime.max(renamed_at)),
-            // Attributes that nobody has looked at yet are a guess.
-            ttl: if self.tree.knows_attributes(node) {
+            // Attributes that nobody has looked at yet are a guess, and so is what is to be asked again.
+            ttl: if self.tree.knows_attributes(node) && node.refresh_due.is_none() {
                 self.tree
                     .ttl_left(node.checked_at.max(node.marker_at.unwrap_or(node.checked_at)))
             } else {
@@ -382,7 +382,7 @@ impl Fs {
                 Ok(rewritten) => {
                     self.rewritten(node.ino, rewritten);
                     if let Some(link) = &node.link {
-                        self.tree.listings.forget(&link.parent);
+                        self.tree.listings.forget_name(&link.parent, &link.name);
                     }
                     Ok(())
                 }

@@ -83,7 +83,7 @@ impl Fs {
             Err(error) => {
                 if error.kind() == ErrorKind::Exists {
                     // Somebody else made it: what we believed about the name is wrong.
-                    self.tree.listings.forget(&directory);
+                    self.tree.listings.forget_name(&directory, name);
                 }
                 return Err(error);
             }
@@ -104,7 +104,7 @@ impl Fs {
         place: &DirectoryPlace,
     ) -> Result<Node> {
         if !self.tree.is_empty(place).await? {
-            self.tree.listings.forget(directory);
+            self.tree.listings.forget_name(directory, name);
             return Err(Error::new(ErrorKind::Exists, "the directory exists already"));
         }
         let node = self.tree.assume_emptied(directory, name, place);
@@ -334,7 +334,7 @@ impl Fs {
             Err(error) => {
                 let taken = matches!(error.kind(), ErrorKind::PreconditionFailed | ErrorKind::Exists);
                 if taken {
-                    self.tree.listings.forget(&directory);
+                    self.tree.listings.forget_name(&directory, name);
                     return Err(error.as_kind(ErrorKind::Exists));
                 }
                 return Err(error);

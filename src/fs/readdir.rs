@@ -10,13 +10,15 @@
 //! 3. Nobody tells how much an answer holds: what the last ones held is remembered, and little more is prepared ([`Batch`]).
 //!    An entry with attributes has a reference of its own from the moment it is prepared, so that its inode is there when the
 //!    kernel hears of it; those of entries that were not sent are given back ([`Fs::sent_entries`]).
+//! 4. What is sent now was read a while ago: it may be another object by now, or none ([`DirectoryReader::as_it_is`]). What
+//!    nobody knows any more is sent with no time to live, or looked at.
 
 use super::attr::Attr;
 use super::{Fs, Handle};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::s3::types::BucketEntry;
 use crate::tree::Listed;
-use crate::tree::directory::{DirectoryReader, Item};
+use crate::tree::directory::{DirectoryReader, Entered, Item};
 use crate::tree::node::{DirectoryPlace, Ino, Kind, Node, Place};
 use futures_util::stream::{self, StreamExt};
 use std::collections::VecDeque;
@@ -259,30 +261,42 @@ impl Fs {
     async fn describe_one(
         self: &Arc<Self>,
         handle: &DirectoryHandle,
-        item: Item,
+        read: Item,
         next_offset: u64,
         with_attributes: bool,
         looks: bool,
     ) -> Result<Option<DirectoryEntry>> {
-        let name = item.name().to_owned();
-        if let Some(place) = &handle.place
-            && !with_attributes
-            && !self.needs_look_for_type(&item)
-        {
-            return Ok(Some(DirectoryEntry {
-                ino: self.tree.entry_number(place, &item),
-                kind: kind_of(&item),
-                name,
-                next_offset,
-                attr: None,
-            }));
-        }
+        let name = read.name().to_owned();
         loop {
-            let Some((node, is_guess)) = self.settle(handle, &item, looks).await? else {
+            let moment = self.tree.listings.moment();
+            let now = handle.as_it_is(&read);
+            let (item, is_sure) = match &now {
+                Entered::Is(item) => (item, true),
+                Entered::MayBe(item) => (item, false),
+                Entered::IsGone => return Ok(None),
+            };
+            if let Some(place) = &handle.place
+                && !with_attributes
+                && !self.needs_look_for_type(item)
+            {
+                return Ok(Some(DirectoryEntry {
+                    ino: self.tree.entry_number(place, item),
+                    kind: kind_of(item),
+                    name,
+                    next_offset,
+                    attr: None,
+                }));
+            }
+            let Some((node, is_guess)) = self.settle(handle, item, is_sure, looks).await? else {
                 return Ok(None);
             };
             if !self.tree.count_lookup(node.ino) {
                 // Forgotten by the kernel just now.
+                continue;
+            }
+            if self.tree.listings.moment() != moment && handle.as_it_is(&read) != now {
+                // It has changed meanwhile.
+                self.tree.forget(node.ino, 1);
                 continue;
             }
             if !with_attributes {
@@ -312,11 +326,15 @@ impl Fs {
         self: &Arc<Self>,
         handle: &DirectoryHandle,
         item: &Item,
+        is_sure: bool,
         looks: bool,
     ) -> Result<Option<(Node, bool)>> {
         let Some(place) = &handle.place else {
             return Ok(Some((self.tree.settle_bucket(item.name()), false)));
         };
+        if !is_sure {
+            return self.settle_unsure(place, item, looks).await;
+        }
         if let Some(mut node) = self.tree.settle_known(place, item) {
             if looks {
                 node = self.tree.with_attributes(node).await?;
@@ -329,6 +347,35 @@ impl Fs {
         }
         self.tree.heads.announce(place);
         Ok(self.tree.settle_guess(place, item).map(|node| (node, true)))
+    }
+
+    /// The same, of an entry that may have become anything.
+    async fn settle_unsure(
+        self: &Arc<Self>,
+        place: &DirectoryPlace,
+        item: &Item,
+        looks: bool,
+    ) -> Result<Option<(Node, bool)>> {
+        if !looks && !self.needs_look_for_type(item) && matches!(item, Item::Listed { .. }) {
+            return Ok(self.tree.settle_unsure(place, item).map(|node| (node, true)));
+        }
+        let Some(mut node) = self.tree.lookup_in(place.clone(), item.name()).await? else {
+            return Ok(None);
+        };
+        if looks {
+            node = self.tree.with_attributes(node).await?;
+        }
+        let is_guess = node.is_guess();
+        Ok(Some((node, is_guess)))
+    }
+}
+
+impl DirectoryHandle {
+    fn as_it_is(&self, item: &Item) -> Entered {
+        match &self.reader {
+            Some(reader) => reader.as_it_is(item),
+            None => Entered::Is(item.clone()),
+        }
     }
 }
 

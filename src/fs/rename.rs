@@ -215,7 +215,7 @@ impl Fs {
                 // Handles are bound to another version than the one that was renamed: they do not follow it.
                 self.tree.lost_to_another(node.ino);
                 self.replaced(target);
-                self.tree.listings.forget(&target.directory);
+                self.tree.listings.forget_name(&target.directory, &target.name);
                 self.tree.invalidate_name(target.parent, &target.name);
                 return Ok(());
             }

@@ -271,9 +271,7 @@ impl Tree {
     /// The same for an object that was deleted: listings from before that must not show it, nor directories that only it
     /// was in.
     pub fn deleted_hidden(&self, id: &ObjectId, owner: Ino) {
-        let shows =
-            |place: &DirectoryPlace| place.bucket == id.bucket && id.key.starts_with(place.key.prefix());
-        self.listings.forget_where(shows);
+        self.forget_way_to(id);
         self.unhide(id, owner);
     }
 

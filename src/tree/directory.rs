@@ -6,13 +6,15 @@
 //! 2. An object beside a directory of the same name, pages apart: `plan::entries`.
 //! 3. Files that only this mount has come first, and are not shown twice when the bucket lists them too.
 //! 4. Unlinked objects whose DELETE waits are not shown.
+//! 5. Entries are handed out long after they were read: what this mount, or news of others, has made of them since counts
+//!    ([`DirectoryReader::as_it_is`]).
 
 use super::node::{DirectoryPlace, Ino, Link, Node};
 use super::pages::Pages;
 use super::{Listed, Tree};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::ObjectId;
-use crate::cache::listings::Ticket;
+use crate::cache::listings::{Since, Ticket, Watch};
 use crate::plan::entries::{DirectoryEntries, Entry, EntryKind, ListingOrder, PageObject};
 use crate::rt::{self, Instant};
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -33,6 +35,24 @@ pub enum Item {
     },
 }
 
+/// Inodes are the same however much is known of them.
+impl PartialEq for Item {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Local(one), Self::Local(other)) => one.ino == other.ino,
+            (
+                Self::Listed { name, listed, at },
+                Self::Listed {
+                    name: other_name,
+                    listed: other_listed,
+                    at: other_at,
+                },
+            ) => (name, listed, at) == (other_name, other_listed, other_at),
+            (Self::Local(_), Self::Listed { .. }) | (Self::Listed { .. }, Self::Local(_)) => false,
+        }
+    }
+}
+
 impl Item {
     #[must_use]
     pub fn name(&self) -> &str {
@@ -41,6 +61,16 @@ impl Item {
             Self::Listed { name, .. } => name,
         }
     }
+}
+
+/// What an entry that was read has become.
+#[derive(PartialEq)]
+pub enum Entered {
+    /// This is what there is, as far as is known.
+    Is(Item),
+    /// It has changed, and nobody has asked the bucket since.
+    MayBe(Item),
+    IsGone,
 }
 
 /// A directory being read from the bucket, page after page.
@@ -167,6 +197,13 @@ pub struct DirectoryReader {
     local: VecDeque<Node>,
     local_names: HashSet<Arc<str>>,
     source: Source,
+    watch: Watch<DirectoryPlace>,
+}
+
+impl Drop for DirectoryReader {
+    fn drop(&mut self) {
+        self.tree.listings.unwatch(&self.watch);
+    }
 }
 
 enum Source {
@@ -185,6 +222,7 @@ const CACHED_BATCH: usize = 1_000;
 impl DirectoryReader {
     #[must_use]
     pub fn new(tree: &Arc<Tree>, place: DirectoryPlace) -> Self {
+        let watch = tree.listings.watch(&place);
         let local: VecDeque<Node> = {
             let table = tree.table();
             let emptied = table.emptied_in(&place);
@@ -201,6 +239,35 @@ impl DirectoryReader {
             local,
             local_names,
             source: Source::Undecided,
+            watch,
+        }
+    }
+
+    /// What has become of an entry that this reader has given.
+    #[must_use]
+    pub fn as_it_is(&self, item: &Item) -> Entered {
+        let listed_at = match item {
+            Item::Listed { at, .. } => Some(*at),
+            Item::Local(node) => {
+                let table = self.tree.table();
+                let known = table.get(node.ino);
+                let is_there = |known: &Node| !known.gone && known.link == node.link;
+                if let Some(known) = known.filter(|known| is_there(known)) {
+                    return Entered::Is(Item::Local(Box::new(known.clone())));
+                }
+                None
+            }
+        };
+        match self.tree.listings.since(&self.watch, item.name(), listed_at) {
+            Since::AsListed if listed_at.is_some() => Entered::Is(item.clone()),
+            // Only this mount had it, and nobody has said where it is now.
+            Since::AsListed | Since::IsUnsure => Entered::MayBe(item.clone()),
+            Since::IsGone => Entered::IsGone,
+            Since::Is(listed, at) => Entered::Is(Item::Listed {
+                name: item.name().to_owned(),
+                listed,
+                at,
+            }),
         }
     }
 
@@ -355,6 +422,17 @@ impl Tree {
                 )
             }
         }
+    }
+
+    /// The inode of an entry of which nobody knows whether it is still the same, for somebody who may not care: whoever does
+    /// has the bucket asked.
+    #[must_use]
+    pub fn settle_unsure(&self, place: &DirectoryPlace, item: &Item) -> Option<Node> {
+        let known = self.settle_known(place, item);
+        let settled = known.or_else(|| self.settle_guess(place, item))?;
+        let mut table = self.table();
+        table.doubt(settled.ino, rt::now());
+        table.get(settled.ino).cloned()
     }
 
     /// As [`Tree::settle_known`], with a HEAD where one is needed; `None` when the object has gone meanwhile.

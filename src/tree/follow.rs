@@ -181,7 +181,7 @@ impl Tree {
             link
         };
         if let Some(link) = link {
-            self.listings.forget(&link.parent);
+            self.listings.forget_name(&link.parent, &link.name);
             let parent = self.table().number_of_directory(&link.parent);
             self.invalidate_name(parent, &link.name);
         }

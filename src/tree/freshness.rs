@@ -154,7 +154,9 @@ impl Tree {
         for name in names {
             let resolved = names::resolve(&place.key, name)
                 .map_err(|error| Error::new(error.on_lookup(), error.to_string()))?;
-            self.listings.forget(&place);
+            if let Some(name) = name.to_str() {
+                self.listings.forget_name(&place, name);
+            }
             file = resolved.file.map(|file| file.key);
             let Some(key) = resolved.directory else { break };
             place.key = key;
@@ -175,12 +177,12 @@ impl Tree {
         if is_removal && !is_marker && object.is_none() && matches!(parent, Some(Answer::Absent(_))) {
             return false;
         }
-        let mut doubtful: Vec<Ino> = object.into_iter().collect();
+        let mut doubtful: Vec<Ino> = Vec::new();
         for (index, (place, name)) in names.iter().enumerate() {
             let is_file = index + 1 == names.len() && !is_marker;
             let is_there = matches!(self.listings.answer(place, name), Answer::Present(..));
             if is_removal || is_file || !is_there {
-                self.listings.forget(place);
+                self.listings.forget_name(place, name);
             }
             if is_removal && index > 0 {
                 // It may be gone with the last object in it.
@@ -194,6 +196,8 @@ impl Tree {
         let now = rt::now();
         let known: Vec<_> = {
             let mut table = self.table();
+            // Whoever made it meanwhile may have done that from the listing that was just forgotten.
+            doubtful.extend(table.object(id).map(|node| node.ino));
             doubtful.iter().filter_map(|ino| table.doubt(*ino, now)).collect()
         };
         for (parent, name) in known {
@@ -201,6 +205,25 @@ impl Tree {
             self.invalidate(Invalidation::Entry { parent, name });
         }
         true
+    }
+
+    /// What listings say of an object, and of the directories on the way to it, is to be asked again.
+    pub(super) fn forget_way_to(&self, id: &ObjectId) {
+        let root = match &self.settings.source {
+            Source::Bucket { prefix, .. } => DirectoryKey::root(prefix),
+            Source::AllBuckets => DirectoryKey::root(""),
+        };
+        let root = DirectoryPlace {
+            bucket: id.bucket.clone(),
+            key: root,
+        };
+        let (names, own) = way_to(root, &id.key);
+        for (place, name) in names {
+            self.listings.forget_name(&place, &name);
+        }
+        if let Some(own) = own {
+            self.listings.forget(&own);
+        }
     }
 
     fn refresh_all(&self) {

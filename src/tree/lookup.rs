@@ -91,7 +91,7 @@ impl Tree {
     ///
     /// # Errors
     /// See [`Tree::lookup`].
-    pub(super) async fn lookup_in(
+    pub(crate) async fn lookup_in(
         self: &Arc<Self>,
         directory: DirectoryPlace,
         name: &str,

@@ -53,7 +53,10 @@ const DEADLINE: Duration = Duration::from_secs(3600);
 /// How the mounts of a test are set up.
 #[derive(Clone, Debug)]
 pub struct Options {
-    pub metadata_ttl: Duration,
+    /// `None`: for ever.
+    pub metadata_ttl: Option<Duration>,
+    /// When objects are asked what they carry.
+    pub attributes: AttributesMode,
     pub stall_timeout: Duration,
     pub memory_bytes: u64,
     /// False: the endpoint is taken for S3 itself.
@@ -74,7 +77,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            metadata_ttl: Duration::from_secs(10),
+            metadata_ttl: Some(Duration::from_secs(10)),
+            attributes: AttributesMode::Auto,
             stall_timeout: Duration::from_secs(30),
             memory_bytes: 32 * MIB,
             probing: false,
@@ -241,8 +245,8 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf, attributes
             bucket: BUCKET.to_owned(),
             prefix: String::new(),
         },
-        metadata_ttl: Some(options.metadata_ttl),
-        attributes: AttributesMode::Auto,
+        metadata_ttl: options.metadata_ttl,
+        attributes: options.attributes,
         read_only: false,
         allow_bucket_changes: false,
         listings_show_algorithms: !options.probing,

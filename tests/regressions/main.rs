@@ -6,6 +6,7 @@ mod in_process;
 mod attributes;
 mod closes;
 mod counts;
+mod directories;
 mod large_copies;
 mod listings;
 mod moves;

@@ -9,7 +9,7 @@ const ROUND: Duration = Duration::from_millis(100);
 
 fn world_of(keys: impl IntoIterator<Item = String>, round: Duration) -> World {
     let world = World::new(Options {
-        metadata_ttl: Duration::from_mins(10),
+        metadata_ttl: Some(Duration::from_mins(10)),
         ..Options::default()
     });
     world.remote.multiply(keys);
