@@ -29,8 +29,9 @@ install_package() {
 need_cargo() {
     have cargo || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH="$HOME/.cargo/bin:$PATH"
     have cargo || die "cargo is missing: install Rust 1.91 or newer with rustup (https://rustup.rs)"
-    # Compiles C: the TLS library's cryptography.
+    # Compiles C: the TLS library's cryptography, and the allocator.
     have cc || install_package cc gcc || exit 1
+    have make || install_package make make || exit 1
     have cmake || install_package cmake cmake || true
 }
 
