@@ -8,11 +8,36 @@
 use pailfs::base::error::Error;
 use pailfs::base::read_bytes::ReadBytes;
 use pailfs::fs::attr::{Attr, Change};
+use pailfs::fs::readdir::DirectoryEntry;
 use pailfs::fs::{Caller, Fs};
 use pailfs::tree::node::{Ino, Kind, Node, ROOT};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+/// An open directory.
+#[derive(Debug)]
+pub struct DirectoryDescriptor {
+    ino: Ino,
+    number: u64,
+    offset: u64,
+}
+
+impl DirectoryDescriptor {
+    /// As rewinddir(3).
+    pub fn rewind(&mut self) {
+        self.offset = 0;
+    }
+}
+
+/// An entry of a directory, as the kernel takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub name: String,
+    pub kind: Kind,
+    /// Its size, where the kernel is told to believe that it is there, for a while.
+    pub believed_bytes: Option<usize>,
+}
 
 /// The result of a system call: an errno where it failed.
 pub type Outcome<T> = Result<T, i32>;
@@ -32,6 +57,15 @@ pub struct Descriptor {
     pub ino: Ino,
     number: u64,
     no_flush: bool,
+}
+
+fn shown(entry: DirectoryEntry) -> Shown {
+    let believed = entry.attr.filter(|attr| !attr.ttl.is_zero());
+    Shown {
+        name: entry.name,
+        kind: entry.kind,
+        believed_bytes: believed.map(|attr| attr.size_bytes as usize),
+    }
 }
 
 pub struct Driver {
@@ -458,39 +492,85 @@ impl Driver {
     /// Names and kinds, without `.` and `..`.
     pub async fn list(&self, path: &str, with_attributes: bool) -> Outcome<BTreeMap<String, Kind>> {
         self.retrying(async || {
-            let node = self.find(path).await?;
-            let handle = self
-                .fs
-                .open_directory(node.ino)
-                .map_err(|error| self.failed(&error))?;
-            let listed = self.list_handle(handle, with_attributes).await;
-            self.fs.release_directory(node.ino, handle);
+            let mut directory = self.open_directory_once(path).await?;
+            let listed = self.list_all(&mut directory, with_attributes).await;
+            self.close_directory(directory);
             listed
         })
         .await
     }
 
-    async fn list_handle(&self, handle: u64, with_attributes: bool) -> Outcome<BTreeMap<String, Kind>> {
-        let mut names = BTreeMap::new();
-        let mut offset = 0;
+    pub async fn open_directory(&self, path: &str) -> Outcome<DirectoryDescriptor> {
+        self.retrying(async || self.open_directory_once(path).await).await
+    }
+
+    async fn open_directory_once(&self, path: &str) -> Outcome<DirectoryDescriptor> {
+        let node = self.find(path).await?;
+        if node.kind != Kind::Directory {
+            return Err(libc::ENOTDIR);
+        }
+        let opened = self.fs.open_directory(node.ino);
+        let number = opened.map_err(|error| self.failed(&error))?;
+        self.fs.tree().count_lookup(node.ino);
+        Ok(DirectoryDescriptor {
+            ino: node.ino,
+            number,
+            offset: 0,
+        })
+    }
+
+    pub fn close_directory(&self, directory: DirectoryDescriptor) {
+        self.fs.release_directory(directory.ino, directory.number);
+        self.fs.tree().forget(directory.ino, 1);
+    }
+
+    /// The next names and kinds, without `.` and `..`; none at the end.
+    pub async fn read_entries(
+        &self,
+        directory: &mut DirectoryDescriptor,
+        at_once: usize,
+        with_attributes: bool,
+    ) -> Outcome<Vec<Shown>> {
+        let number = directory.number;
         loop {
-            let entries = self.fs.read_directory(handle, offset, with_attributes).await;
+            let entries = self
+                .fs
+                .read_directory(number, directory.offset, with_attributes)
+                .await;
             let mut entries = entries.map_err(|error| self.failed(&error))?;
-            let sent = entries.len().min(ENTRIES_AT_ONCE);
-            self.fs.sent_entries(handle, &entries, sent);
+            let sent = entries.len().min(at_once);
+            self.fs.sent_entries(number, &entries, sent);
             entries.truncate(sent);
             let Some(last) = entries.last() else {
-                return Ok(names);
+                return Ok(Vec::new());
             };
-            offset = last.next_offset;
-            for entry in entries {
-                if entry.attr.is_some() {
-                    self.keep(entry.ino);
-                }
-                if entry.name != "." && entry.name != ".." {
-                    let twice = names.insert(entry.name.clone(), entry.kind);
-                    assert!(twice.is_none(), "{:?} is listed twice", entry.name);
-                }
+            directory.offset = last.next_offset;
+            for entry in entries.iter().filter(|entry| entry.attr.is_some()) {
+                self.keep(entry.ino);
+            }
+            entries.retain(|entry| entry.name != "." && entry.name != "..");
+            if !entries.is_empty() {
+                return Ok(entries.into_iter().map(shown).collect());
+            }
+        }
+    }
+
+    async fn list_all(
+        &self,
+        directory: &mut DirectoryDescriptor,
+        with_attributes: bool,
+    ) -> Outcome<BTreeMap<String, Kind>> {
+        let mut names = BTreeMap::new();
+        loop {
+            let entries = self
+                .read_entries(directory, ENTRIES_AT_ONCE, with_attributes)
+                .await?;
+            if entries.is_empty() {
+                return Ok(names);
+            }
+            for Shown { name, kind, .. } in entries {
+                let twice = names.insert(name.clone(), kind);
+                assert!(twice.is_none(), "{name:?} is listed twice");
             }
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 const NAMES: [&str; 5] = ["a", "b", "c", "d.txt", "e é"];
 const MAX_DEPTH: usize = 3;
 const MAX_HANDLES: usize = 6;
+const MAX_DIRECTORIES: usize = 2;
 /// Modes of fallocate(2).
 const ALLOCATIONS: [i32; 5] = [
     0,
@@ -29,6 +30,8 @@ pub struct Generator {
     pub with_attributes: bool,
     /// Copies between open files, which may be in the bucket before they are closed.
     pub with_copies: bool,
+    /// Open directories are read often.
+    pub with_directories: bool,
 }
 
 impl Generator {
@@ -38,6 +41,7 @@ impl Generator {
             huge_one_in,
             with_attributes,
             with_copies: false,
+            with_directories: false,
         }
     }
 
@@ -99,6 +103,20 @@ impl Generator {
     }
 
     pub fn next(&mut self, random: &mut Random, reference: &Reference, machine: usize) -> Operation {
+        let directories = reference.directories(machine);
+        if let Some(handle) = random.pick(&directories.keys().copied().collect::<Vec<_>>())
+            && random.one_in(if self.with_directories { 3 } else { 8 })
+        {
+            return Self::on_directory(random, *handle);
+        }
+        if directories.len() < MAX_DIRECTORIES && random.one_in(if self.with_directories { 4 } else { 40 }) {
+            self.last_handle += 1;
+            let path = Self::path_of_kind(random, reference, machine, Kind::Directory);
+            return Operation::OpenDirectory {
+                handle: self.last_handle,
+                path: path.filter(|_| !random.one_in(3)).unwrap_or_default(),
+            };
+        }
         let handles = reference.handles(machine);
         if !handles.is_empty() && random.one_in(2) {
             let (handle, flags, size) = handles[random.below(handles.len())];
@@ -121,6 +139,18 @@ impl Generator {
             };
         }
         self.by_path(random, reference, machine)
+    }
+
+    fn on_directory(random: &mut Random, handle: HandleId) -> Operation {
+        if random.one_in(10) {
+            return Operation::CloseDirectory { handle };
+        }
+        Operation::ReadEntries {
+            handle,
+            from_the_beginning: random.one_in(10),
+            at_once: random.within(1..4),
+            with_attributes: random.one_in(2),
+        }
     }
 
     fn on_handle(
@@ -339,6 +369,7 @@ impl Generator {
             | Operation::Chmod { path, .. }
             | Operation::SetTime { path, .. }
             | Operation::Stat { path }
+            | Operation::OpenDirectory { path, .. }
             | Operation::List { path, .. }
             | Operation::Unlink { path }
             | Operation::Mkdir { path }

@@ -3,6 +3,7 @@
 //! A failure prints the seed. `PAILFS_MODEL_SEED=7` runs that seed only, `PAILFS_MODEL_STEPS=10000` more steps of each.
 //! Clocks stand still: hours of time-outs and cache lifetimes pass in seconds.
 
+mod directories;
 mod generate;
 #[path = "../in_process/mod.rs"]
 mod in_process;
@@ -40,6 +41,10 @@ struct Mix {
     /// Attributes remembered on disk by all machines together, and harm to their files once in so many steps.
     attribute_damages: usize,
     on_conflict: OnConflict,
+    /// Directories are mostly read a few names at a time.
+    directories: bool,
+    /// What is known is believed for ever, and mounts hear of what others change.
+    news: bool,
 }
 
 fn seeds(default: &[u64]) -> Vec<u64> {
@@ -64,11 +69,13 @@ fn run(mix: Mix, default_seeds: &[u64], default_steps: usize) {
             on_conflict: mix.on_conflict,
             disk_cache_bytes: (mix.cache_damages > 0).then_some(DISK_CACHE_BYTES),
             attributes_on_disk: mix.attribute_damages > 0,
+            metadata_ttl: (!mix.news).then_some(Options::default().metadata_ttl).flatten(),
             ..Options::default()
         };
         let mut simulation = Simulation::new(seed, mix.machines, options);
         let mut generator = Generator::new(8, mix.machines == 1 && mix.crashes == 0);
         generator.with_copies = mix.copies;
+        generator.with_directories = mix.directories;
         for _ in 0..steps(default_steps) {
             simulation.begin_step();
             step(&mut simulation, &mut generator, mix);
@@ -159,7 +166,10 @@ fn is_in_implied(simulation: &Simulation, machine: usize, path: &str) -> bool {
 }
 
 fn opens(operation: &operation::Operation) -> bool {
-    matches!(operation, operation::Operation::Open { .. })
+    matches!(
+        operation,
+        operation::Operation::Open { .. } | operation::Operation::OpenDirectory { .. }
+    )
 }
 
 /// A directory where the bucket still has an object that another machine has unlinked: it has both then.
@@ -194,7 +204,7 @@ fn change_remotely(simulation: &mut Simulation, mix: Mix) {
     if used {
         return;
     }
-    // So that what was emptied a moment ago has its marker.
+    // So that what was emptied a moment ago has its marker, and what was changed is stored.
     simulation.wait_for_caches();
     let kind = simulation.reference.kind(0, &path);
     if kind == Some(Kind::File) && simulation.may_vanish(&path) && simulation.random.one_in(3) {
@@ -205,7 +215,9 @@ fn change_remotely(simulation: &mut Simulation, mix: Mix) {
             simulation.remote_set_mode(&path);
         }
     }
-    simulation.wait_for_caches();
+    if !mix.news {
+        simulation.wait_for_caches();
+    }
 }
 
 fn parents_are_directories(simulation: &Simulation, path: &str) -> bool {
@@ -236,6 +248,31 @@ fn two_mounts_and_another_tool_see_each_others_changes() {
         ..Mix::default()
     };
     run(mix, &[11, 12], 400);
+}
+
+#[test]
+fn directories_are_read_while_they_change() {
+    let mix = Mix {
+        machines: 1,
+        remote_changes: 20,
+        unmounts: 300,
+        directories: true,
+        ..Mix::default()
+    };
+    run(mix, &[101, 102], 400);
+}
+
+#[test]
+fn what_is_believed_for_ever_is_what_the_news_say() {
+    let mix = Mix {
+        machines: 1,
+        remote_changes: 5,
+        unmounts: 300,
+        directories: true,
+        news: true,
+        ..Mix::default()
+    };
+    run(mix, &[111, 112], 400);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The operations that a program can ask for, as values: carried out on a mount here, and on the reference elsewhere.
 
-use crate::in_process::driver::{Descriptor, Driver, Outcome};
+pub use crate::in_process::driver::Shown;
+use crate::in_process::driver::{Descriptor, DirectoryDescriptor, Driver, Outcome};
 use pailfs::tree::node::Kind;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -91,6 +92,20 @@ pub enum Operation {
         path: String,
         with_attributes: bool,
     },
+    OpenDirectory {
+        handle: HandleId,
+        path: String,
+    },
+    /// A few names of an open directory.
+    ReadEntries {
+        handle: HandleId,
+        from_the_beginning: bool,
+        at_once: usize,
+        with_attributes: bool,
+    },
+    CloseDirectory {
+        handle: HandleId,
+    },
     Unlink {
         path: String,
     },
@@ -120,6 +135,8 @@ pub enum Value {
     Nothing,
     Bytes(Vec<u8>),
     Names(BTreeMap<String, Kind>),
+    /// Of an open directory, in the order in which they were shown.
+    Entries(Vec<Shown>),
     Text(String),
     /// How many bytes were copied.
     Count(usize),
@@ -172,19 +189,33 @@ fn is_place(found: Option<usize>, bytes: &[u8], offset: usize, data: bool) -> bo
     }
 }
 
-pub type Descriptors = RefCell<HashMap<HandleId, Descriptor>>;
+/// What a machine has open.
+#[derive(Default)]
+pub struct Descriptors {
+    files: RefCell<HashMap<HandleId, Descriptor>>,
+    directories: RefCell<HashMap<HandleId, DirectoryDescriptor>>,
+}
+
+impl Descriptors {
+    /// They are gone with their mount.
+    pub fn clear(&self) {
+        self.files.borrow_mut().clear();
+        self.directories.borrow_mut().clear();
+    }
+}
 
 /// Carries out an operation on a mount.
 pub async fn execute(driver: &Driver, descriptors: &Descriptors, operation: &Operation) -> Outcome<Value> {
     // Taken out while it is in use, so that no borrow lasts across a wait.
     let take = |handle: &HandleId| {
         descriptors
+            .files
             .borrow_mut()
             .remove(handle)
             .expect("the reference has the handle too")
     };
     let put = |handle: &HandleId, descriptor: Descriptor| {
-        descriptors.borrow_mut().insert(*handle, descriptor);
+        descriptors.files.borrow_mut().insert(*handle, descriptor);
     };
     let nothing = |outcome: Outcome<()>| outcome.map(|()| Value::Nothing);
     match operation {
@@ -267,8 +298,48 @@ pub async fn execute(driver: &Driver, descriptors: &Descriptors, operation: &Ope
             let descriptor = take(handle);
             nothing(driver.close(descriptor).await)
         }
+        Operation::OpenDirectory { .. }
+        | Operation::ReadEntries { .. }
+        | Operation::CloseDirectory { .. } => execute_on_directory(driver, descriptors, operation).await,
         by_path => execute_by_path(driver, by_path).await,
     }
+}
+
+async fn execute_on_directory(
+    driver: &Driver,
+    descriptors: &Descriptors,
+    operation: &Operation,
+) -> Outcome<Value> {
+    let directories = &descriptors.directories;
+    let take = |handle: &HandleId| {
+        let taken = directories.borrow_mut().remove(handle);
+        taken.expect("the reference has the handle too")
+    };
+    match operation {
+        Operation::OpenDirectory { handle, path } => {
+            let opened = driver.open_directory(path).await?;
+            directories.borrow_mut().insert(*handle, opened);
+        }
+        Operation::ReadEntries {
+            handle,
+            from_the_beginning,
+            at_once,
+            with_attributes,
+        } => {
+            let mut directory = take(handle);
+            if *from_the_beginning {
+                directory.rewind();
+            }
+            let read = driver
+                .read_entries(&mut directory, *at_once, *with_attributes)
+                .await;
+            directories.borrow_mut().insert(*handle, directory);
+            return read.map(Value::Entries);
+        }
+        Operation::CloseDirectory { handle } => driver.close_directory(take(handle)),
+        _ => unreachable!("only operations on open directories come here"),
+    }
+    Ok(Value::Nothing)
 }
 
 async fn execute_by_path(driver: &Driver, operation: &Operation) -> Outcome<Value> {
@@ -351,6 +422,24 @@ impl fmt::Debug for Operation {
                 path,
                 with_attributes,
             } => write!(f, "list {path:?} plus={with_attributes}"),
+            Self::OpenDirectory { handle, path } => write!(f, "opendir #{handle} {path:?}"),
+            Self::ReadEntries {
+                handle,
+                from_the_beginning,
+                at_once,
+                with_attributes,
+            } => {
+                let rewind = if *from_the_beginning {
+                    " from the beginning"
+                } else {
+                    ""
+                };
+                write!(
+                    f,
+                    "readdir #{handle} {at_once} names plus={with_attributes}{rewind}"
+                )
+            }
+            Self::CloseDirectory { handle } => write!(f, "closedir #{handle}"),
             Self::Unlink { path } => write!(f, "unlink {path:?}"),
             Self::Mkdir { path } => write!(f, "mkdir {path:?}"),
             Self::Rmdir { path } => write!(f, "rmdir {path:?}"),
@@ -372,6 +461,7 @@ impl fmt::Debug for Value {
                 write!(f, "{} bytes ({sum:?})", bytes.len())
             }
             Self::Names(names) => write!(f, "{names:?}"),
+            Self::Entries(entries) => write!(f, "{entries:?}"),
             Self::Text(text) => write!(f, "{text:?}"),
             Self::Count(count) => write!(f, "{count} bytes"),
             Self::Place(place) => write!(f, "{place:?}"),

@@ -12,6 +12,7 @@
 //! Only operations of one machine at a time on one file are defined here; what happens when two meet is told where the
 //! meeting is arranged.
 
+use super::directories::OpenDirectory;
 use super::operation::{HandleId, Operation, Value};
 use crate::in_process::driver::Outcome;
 use pailfs::tree::node::Kind;
@@ -133,6 +134,7 @@ impl Handle {
 struct Machine {
     contents: BTreeMap<u64, Content>,
     handles: BTreeMap<HandleId, Handle>,
+    directories: BTreeMap<HandleId, OpenDirectory>,
 }
 
 #[derive(Clone)]
@@ -243,7 +245,7 @@ impl Reference {
         Ok(self.kind(machine, path))
     }
 
-    fn find(&self, machine: usize, path: &str) -> Outcome<Kind> {
+    pub fn find(&self, machine: usize, path: &str) -> Outcome<Kind> {
         self.walk(machine, path)?.ok_or(libc::ENOENT)
     }
 
@@ -270,7 +272,7 @@ impl Reference {
         paths
     }
 
-    fn children(&self, machine: usize, directory: &str) -> BTreeMap<String, Kind> {
+    pub fn children(&self, machine: usize, directory: &str) -> BTreeMap<String, Kind> {
         let paths = self.paths(machine);
         let here = paths.iter().filter(|path| parent_of(path) == directory);
         here.filter_map(|path| {
@@ -294,6 +296,18 @@ impl Reference {
             (*id, handle.flags, machine.contents[&handle.content].bytes.len())
         };
         machine.handles.iter().map(of).collect()
+    }
+
+    pub fn machines(&self) -> usize {
+        self.machines.len()
+    }
+
+    pub fn directories(&self, machine: usize) -> &BTreeMap<HandleId, OpenDirectory> {
+        &self.machines[machine].directories
+    }
+
+    pub fn directories_mut(&mut self, machine: usize) -> &mut BTreeMap<HandleId, OpenDirectory> {
+        &mut self.machines[machine].directories
     }
 
     /// True when a machine has something at or below a path that the bucket does not show.
@@ -411,6 +425,15 @@ impl Reference {
 
     /// Carries out an operation on `machine`.
     pub fn apply(&mut self, machine: usize, operation: &Operation) -> Outcome<Value> {
+        let outcome = self.carry_out(machine, operation);
+        if let (Operation::Rename { from, to, .. }, Ok(_)) = (operation, &outcome) {
+            self.leave_directories(from, to);
+        }
+        self.follow_directories();
+        outcome
+    }
+
+    fn carry_out(&mut self, machine: usize, operation: &Operation) -> Outcome<Value> {
         match operation {
             Operation::Open { handle, path, flags } => self.open(machine, *handle, path, *flags)?,
             Operation::Read { handle, offset, len } => return Ok(self.read(machine, *handle, *offset, *len)),
@@ -474,6 +497,11 @@ impl Reference {
                     _ => Err(libc::ENOTDIR),
                 };
             }
+            Operation::OpenDirectory { handle, path } => self.open_directory(machine, *handle, path)?,
+            Operation::CloseDirectory { handle } => {
+                self.directories_mut(machine).remove(handle);
+            }
+            Operation::ReadEntries { .. } => unreachable!("what they may be depends on what was read before"),
             Operation::Unlink { path } => self.unlink(machine, path)?,
             Operation::Mkdir { path } => self.make(machine, path, Entry::Directory)?,
             Operation::Symlink { path, target } => {
@@ -960,6 +988,7 @@ impl Reference {
             version: self.number(),
         };
         self.bucket.insert(path.to_owned(), Entry::File(file));
+        self.follow_directories();
     }
 
     /// Another machine or tool changes the attributes of an object.
@@ -977,5 +1006,6 @@ impl Reference {
                 self.delete_hidden(&hidden);
             }
         }
+        self.follow_directories();
     }
 }

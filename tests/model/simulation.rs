@@ -11,10 +11,11 @@ use super::reference::{Entry, Reference, parent_of};
 use crate::in_process::driver::Outcome;
 use crate::in_process::random::Random;
 use crate::in_process::remote::Stored;
-use crate::in_process::{Mount, Options, World};
+use crate::in_process::{BUCKET, Mount, Options, World};
 use pailfs::base::attributes::{Attributes, MetadataFormat};
 use pailfs::base::object::ObjectHeaders;
 use pailfs::embedded::{Fault, Operation as Request, When};
+use pailfs::plan::notifications::Change;
 use pailfs::spool::conflicts::{self, KeptConflict};
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
@@ -158,6 +159,25 @@ impl Simulation {
     /// Carries out an operation on a mount and the reference, which must agree.
     pub fn both(&mut self, machine: usize, operation: &Operation) -> Outcome<Value> {
         let outcome = self.execute(machine, operation);
+        if let Operation::ReadEntries {
+            handle,
+            from_the_beginning,
+            ..
+        } = operation
+        {
+            let entries = match &outcome {
+                Ok(Value::Entries(entries)) => Ok(&entries[..]),
+                Ok(_) => Ok(&[][..]),
+                Err(errno) => Err(*errno),
+            };
+            let noted = self
+                .reference
+                .note_entries(machine, *handle, *from_the_beginning, entries);
+            if let Err(why) = noted {
+                self.fail(&format!("{operation:?}: {why}"));
+            }
+            return outcome;
+        }
         let expected = self.reference.apply(machine, operation);
         let agree = match (&outcome, &expected) {
             (Ok(value), Ok(expected)) => value.is_as_expected(expected),
@@ -329,7 +349,7 @@ impl Simulation {
     }
 
     fn kill(&mut self, machine: usize) {
-        self.machines[machine].descriptors.borrow_mut().clear();
+        self.machines[machine].descriptors.clear();
         if let Some(mount) = self.machines[machine].mount.take() {
             mount.crash();
         }
@@ -346,6 +366,10 @@ impl Simulation {
     pub fn unmount(&mut self, machine: usize) {
         for (handle, _, _) in self.reference.handles(machine) {
             let _ = self.both(machine, &Operation::Close { handle });
+        }
+        let directories: Vec<_> = self.reference.directories(machine).keys().copied().collect();
+        for handle in directories {
+            let _ = self.both(machine, &Operation::CloseDirectory { handle });
         }
         self.note(format!("{} unmounts", self.machines[machine].name));
         let Some(mount) = self.machines[machine].mount.take() else {
@@ -371,7 +395,7 @@ impl Simulation {
         let outcome = actor.mount().run_for(&what, Duration::from_secs(2), work);
         let shown = outcome.as_ref().map(|outcome| format!("{outcome:?}"));
         self.note(format!("{operation:?} and a crash at request {nth}: {shown:?}"));
-        self.machines[machine].descriptors.borrow_mut().clear();
+        self.machines[machine].descriptors.clear();
         if let Some(mount) = self.machines[machine].mount.take() {
             mount.crash();
         }
@@ -538,6 +562,7 @@ impl Simulation {
         self.note(format!("remote: put {path:?} {} bytes", bytes.len()));
         self.world.remote.put(path, bytes);
         self.reference.put(path, bytes);
+        self.tell(path);
     }
 
     /// As a tool that keeps attributes.
@@ -553,12 +578,33 @@ impl Simulation {
         self.note(format!("remote: put {path:?} again, with mode {mode:o}"));
         self.world.remote.put_with(path, &bytes, headers);
         self.reference.set_mode(path, mode);
+        self.tell(path);
     }
 
     pub fn remote_delete(&mut self, path: &str) {
         self.note(format!("remote: delete {path:?}"));
         self.world.remote.delete(path);
         self.reference.bucket.remove(path);
+        self.reference.follow_directories();
+        self.tell(path);
+    }
+
+    /// Mounts that believe what they know for ever hear of each change.
+    fn tell(&mut self, path: &str) {
+        if self.world.options.metadata_ttl.is_some() {
+            return;
+        }
+        let version = self.world.remote.get(path).map(|stored| stored.info.version);
+        let change = Change {
+            bucket: BUCKET.to_owned(),
+            key: path.to_owned(),
+            is_removal: version.is_none(),
+            at: version.as_ref().map(|version| version.last_modified),
+            etag: version.map(|version| version.etag),
+        };
+        for mount in self.machines.iter().filter_map(|machine| machine.mount.as_ref()) {
+            mount.fs.tree().heard_of(&change);
+        }
     }
 
     /// True when nobody but the remote would notice if the object went: its directory has other entries.
