@@ -49,7 +49,7 @@ impl Fs {
         }
     }
 
-    /// Does something to a content that may commit it on the way.
+    /// Does something to a content that may commit it on the way, or find that the version it is of is gone.
     pub(crate) async fn watched<T>(
         &self,
         ino: Ino,
@@ -59,12 +59,16 @@ impl Fs {
         let was_dirty = open.file.is_dirty();
         let result = operation.await;
         if let Err(error) = &result
-            && was_dirty
             && !open.file.is_dirty()
             && is_conflict(error)
             && !self.tree.node(ino).is_ok_and(|node| node.unlinked)
         {
-            self.note_loss(ino, open, error);
+            if was_dirty {
+                self.note_loss(ino, open, error);
+            } else {
+                // The handle keeps to its version; whoever comes by the name is to find what is there.
+                self.tree.is_outdated(ino);
+            }
         }
         result
     }

@@ -203,6 +203,8 @@ impl Tree {
                 node.pages_of = Some(version.etag.clone());
             }
             node.version = Some(version);
+            node.is_time_own = true;
+            node.listed_time = None;
             node.confirm(rt::now());
             node.clone()
         };

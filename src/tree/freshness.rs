@@ -1,7 +1,8 @@
 //! What was seen of an object by whoever looked at it, brought to the table, the listings and the kernel.
 
+use super::heads::Shown;
 use super::lookup::is_refusal;
-use super::node::{DirectoryPlace, Ino, Node, Place};
+use super::node::{DirectoryPlace, Ino, Node, Place, unix_s};
 use super::{Invalidation, Tree};
 use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -55,12 +56,74 @@ impl Tree {
         if !same {
             self.relist(&settled);
         }
+        self.tell_of_change(&node, &settled);
         // What was taken for a regular file may be none: the kernel must look again, as after a change.
         let is_as_known = same && settled.kind == node.kind;
         match (is_as_known, settled.ino == ino) {
             (true, _) => Freshness::Same,
             (false, true) => Freshness::Changed,
             (false, false) => Freshness::Replaced,
+        }
+    }
+
+    /// The kernel forgets what it believes of an inode that is known to be another one now, or to have changed: it may
+    /// believe that for long.
+    fn tell_of_change(&self, before: &Node, now: &Node) {
+        let shown = |node: &Node| {
+            let version = node.version.as_ref();
+            let version = version.map(|version| (version.etag.clone(), unix_s(version.last_modified)));
+            (version, node.attributes, node.kind)
+        };
+        if before.lookups == 0 || before.is_guess() && before.ino == now.ino {
+            // Guesses have no time to live.
+            return;
+        }
+        if before.ino == now.ino && before.kind == now.kind {
+            if shown(before) != shown(now) {
+                self.invalidate_attributes(now.ino);
+            }
+        } else if let Some(link) = &before.link {
+            let parent = self.table().number_of_directory(&link.parent);
+            self.invalidate_name(parent, &link.name);
+        }
+    }
+
+    /// The bucket has another version of this inode's object than is known, or none any more: that is to be asked.
+    pub fn is_outdated(&self, ino: Ino) {
+        let Some(node) = self.table().get(ino).cloned() else {
+            return;
+        };
+        if node.gone || node.local {
+            // Its name leads elsewhere, or to what only this mount has.
+            return;
+        }
+        if let Some(link) = &node.link {
+            self.listings.forget_name(&link.parent, &link.name);
+        }
+        self.doubt([ino]);
+    }
+
+    /// Whatever is believed of these inodes, here and by the kernel, is to be asked again. What listings say of them is the
+    /// caller's business.
+    fn doubt(&self, inodes: impl IntoIterator<Item = Ino>) {
+        let now = rt::now();
+        let mut known = Vec::new();
+        {
+            let mut table = self.table();
+            for ino in inodes {
+                known.extend(table.doubt(ino, now));
+                match table.get(ino).map(|node| &node.place) {
+                    Some(Place::Object(id)) => self.heads.forget(id),
+                    Some(Place::Directory(place)) => {
+                        self.heads.forget(&Self::marker_id(place));
+                        self.listed_markers.forget(place);
+                    }
+                    Some(Place::Buckets) | None => {}
+                }
+            }
+        }
+        for (parent, name) in known {
+            self.invalidate_name(parent, &name);
         }
     }
 
@@ -94,8 +157,12 @@ impl Tree {
         }
         let asked_at = rt::now();
         let looked = if is_guess {
-            let etag = node.version.as_ref().map(|version| &version.etag);
-            self.head_in_row(&id, node.link.as_ref(), etag).await
+            let shown = node.version.as_ref().map(|version| Shown {
+                etag: &version.etag,
+                last_modified: version.last_modified,
+                at: node.checked_at,
+            });
+            self.head_in_row(&id, node.link.as_ref(), shown).await
         } else {
             self.client.head(&id).await.map(|info| (info, asked_at))
         };
@@ -191,19 +258,14 @@ impl Tree {
         }
         if let Some(own) = own.filter(|_| is_marker) {
             self.listings.forget(&own);
+            self.listed_markers.forget(&own);
             doubtful.extend(self.table().directory(&own).map(|node| node.ino));
         }
-        let now = rt::now();
-        let known: Vec<_> = {
-            let mut table = self.table();
-            // Whoever made it meanwhile may have done that from the listing that was just forgotten.
-            doubtful.extend(table.object(id).map(|node| node.ino));
-            doubtful.iter().filter_map(|ino| table.doubt(*ino, now)).collect()
-        };
-        for (parent, name) in known {
-            let name = name.to_string();
-            self.invalidate(Invalidation::Entry { parent, name });
-        }
+        // Whoever made it meanwhile may have done that from the listing that was just forgotten.
+        doubtful.extend(self.table().object(id).map(|node| node.ino));
+        // Also where there is no inode yet.
+        self.heads.forget(id);
+        self.doubt(doubtful);
         true
     }
 
@@ -240,6 +302,11 @@ impl Tree {
         let prefix = place.key.prefix();
         self.listings
             .forget_where(|listed| listed.bucket == place.bucket && listed.key.prefix().starts_with(prefix));
+        self.listed_markers
+            .forget_where(|listed| listed.bucket == place.bucket && listed.key.prefix().starts_with(prefix));
+        let is_meant = |key: &str| key.starts_with(prefix) || Some(key) == file;
+        self.heads
+            .forget_where(|id| id.bucket == place.bucket && is_meant(&id.key));
         let known = self.table().refresh(&place.bucket, prefix, file, rt::now());
         for (parent, name) in known {
             let name = name.to_string();
@@ -273,6 +340,8 @@ impl Tree {
                 node.has_last_page = version.size_bytes.is_multiple_of(PAGE_BYTES);
             }
             node.version = Some(version);
+            node.is_time_own = true;
+            node.listed_time = None;
             node.attributes = attributes;
             node.attributes_known = true;
             if headers.is_some() {

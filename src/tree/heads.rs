@@ -8,9 +8,10 @@
 //! 2. Who comes while the answer is on its way waits for that one ([`Asked`]).
 //! 3. Whoever walks a tree needs to know of each small object whether it is a symlink, and meets a few of them in each
 //!    directory: what lies behind the directory that is read is asked for, too ([`TypesAhead`]).
-//! 4. An answer that is not of the version which the directory's listing shows is old or too new: it is not used.
+//! 4. An answer that is not of the version which the directory's listing shows is old or too new: it is not used
+//!    ([`Shown`]). Nor is one from before somebody said that the bucket is to be asked again ([`Heads::forget`]).
 
-use super::node::{DirectoryPlace, Link};
+use super::node::{DirectoryPlace, Link, unix_s};
 use super::{Listed, Tree};
 use crate::base::error::Result;
 use crate::base::object::{ETag, ObjectId, ObjectInfo};
@@ -21,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 use tokio::sync::{OnceCell, Semaphore};
 
 /// A name that comes within so many entries after the last one is of the same row.
@@ -36,6 +38,22 @@ const MAX_ROWS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 struct Asked {
     at: Instant,
     answer: OnceCell<Result<ObjectInfo>>,
+}
+
+/// What a listing of `at` shows of an object that is looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Shown<'a> {
+    pub etag: &'a ETag,
+    pub last_modified: SystemTime,
+    pub at: Instant,
+}
+
+impl Shown<'_> {
+    /// Whether an answer to who asked at `asked_at` may be believed.
+    fn fits(&self, info: &ObjectInfo, asked_at: Instant) -> bool {
+        let is_older = || unix_s(info.version.last_modified) < unix_s(self.last_modified);
+        info.version.etag == *self.etag && (asked_at >= self.at || !is_older())
+    }
 }
 
 /// Where somebody is in a directory, and how far ahead of that was asked.
@@ -100,6 +118,25 @@ impl Heads {
         };
         lock(&self.rows).get_or_insert(directory.clone(), || row);
     }
+
+    /// What was asked of an object ahead is not believed any more.
+    pub fn forget(&self, id: &ObjectId) {
+        lock(&self.asked).pop(id);
+    }
+
+    /// The same, of all objects that `condemned` says.
+    pub fn forget_where(&self, condemned: impl Fn(&ObjectId) -> bool) {
+        let mut asked = lock(&self.asked);
+        let doomed: Vec<ObjectId> = asked
+            .iter()
+            .map(|(id, _)| id)
+            .filter(|id| condemned(id))
+            .cloned()
+            .collect();
+        for id in doomed {
+            asked.pop(&id);
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -116,7 +153,7 @@ impl Tree {
         self: &Arc<Self>,
         id: &ObjectId,
         link: Option<&Link>,
-        listed: Option<&ETag>,
+        listed: Option<Shown<'_>>,
     ) -> Result<(ObjectInfo, Instant)> {
         if let Some(link) = link {
             self.look_ahead(&link.parent, &link.name);
@@ -126,9 +163,8 @@ impl Tree {
             .filter(|asked| self.is_fresh(asked.at));
         if let Some(asked) = known {
             let answer = asked.answer.get_or_init(|| self.client.head(id)).await.clone();
-            let is_of_it = |info: &ObjectInfo| listed.is_none_or(|listed| info.version.etag == *listed);
             if let Ok(info) = answer
-                && is_of_it(&info)
+                && listed.is_none_or(|listed| listed.fits(&info, asked.at))
             {
                 return Ok((info, asked.at));
             }

@@ -6,6 +6,7 @@
 //! Where listing is not allowed, objects are still found by their names.
 
 use super::directory::page_object;
+use super::heads::Shown;
 use super::node::{DirectoryPlace, Ino, Kind, Link, Node, Place};
 use super::table::Seen;
 use super::{Listed, Tree};
@@ -420,8 +421,19 @@ impl Tree {
         if may_guess && self.is_regular(&object) {
             return Ok(Some(self.guess(&id, link, &object, at)));
         }
-        match self.head_in_row(&id, Some(&link), Some(&object.etag)).await {
-            Ok((info, asked_at)) => Ok(Some(self.settle_info(&id, link, &info, asked_at))),
+        let shown = Shown {
+            etag: &object.etag,
+            last_modified: object.last_modified,
+            at,
+        };
+        match self.head_in_row(&id, Some(&link), Some(shown)).await {
+            Ok((info, asked_at)) => {
+                let node = self.settle_info(&id, link, &info, asked_at);
+                // It was asked after it was listed: if its time is an earlier one all the same, that is how the store tells it.
+                self.table()
+                    .note_listed_time(node.ino, &object.etag, object.last_modified);
+                Ok(Some(node))
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.listings.remove(directory, name);
                 Ok(None)
@@ -472,7 +484,9 @@ impl Tree {
     fn known_attributes(&self, id: &ObjectId, object: &PageObject) -> Option<Attributes> {
         let of_inode = self.table().object(id).and_then(|node| {
             let version = node.version.as_ref()?;
-            let same = version.etag == object.etag && version.size_bytes == object.size_bytes;
+            let same = version.etag == object.etag
+                && version.size_bytes == object.size_bytes
+                && !node.is_put_again(object.last_modified);
             (same && node.attributes_known).then_some(node.attributes)
         });
         of_inode.or_else(|| {

@@ -60,6 +60,23 @@ impl ListedMarkers {
         }
     }
 
+    pub fn forget(&self, place: &DirectoryPlace) {
+        self.lock().pop(place);
+    }
+
+    pub fn forget_where(&self, condemned: impl Fn(&DirectoryPlace) -> bool) {
+        let mut all = self.lock();
+        let doomed: Vec<DirectoryPlace> = all
+            .iter()
+            .map(|(place, _)| place)
+            .filter(|place| condemned(place))
+            .cloned()
+            .collect();
+        for place in doomed {
+            all.pop(&place);
+        }
+    }
+
     fn take(&self, place: &DirectoryPlace) -> Option<(Option<PageObject>, Instant)> {
         self.lock().pop(place)
     }
@@ -120,7 +137,8 @@ impl Tree {
             self.wait_for_listing_ahead(place, true).await;
             listed = self.listed_markers.take(place);
         }
-        let (marker, at) = listed.filter(|(_, at)| self.is_fresh(*at))?;
+        let is_late = |at: &Instant| node.refresh_due.is_some_and(|due| *at < due);
+        let (marker, at) = listed.filter(|(_, at)| self.is_fresh(*at) && !is_late(at))?;
         self.saw_listed_marker(place, marker.as_ref(), at);
         let node = self.node(node.ino).ok()?;
         self.knows_attributes(&node).then_some(node)

@@ -5,13 +5,16 @@ use crate::base::names::DirectoryKey;
 use crate::base::object::{ETag, ObjectHeaders, ObjectId, Version};
 use crate::rt::Instant;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The kernel's number of a file.
 pub type Ino = u64;
 
 /// FUSE's number of the root directory (`FUSE_ROOT_ID`, `linux/fuse.h`).
 pub const ROOT: Ino = 1;
+
+/// What this mount takes for the time of what it stored is off by so much at most: stores do not tell it.
+const OWN_TIME_ERROR: Duration = Duration::from_secs(1);
 
 /// A directory of one bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,6 +111,10 @@ pub struct Node {
     pub attributes: Attributes,
     /// False: nobody has asked the object for its attributes yet.
     pub attributes_known: bool,
+    /// The time in `version` is what this mount takes for the one that the store gave it.
+    pub is_time_own: bool,
+    /// Listings show this version with this time, though the object itself tells an earlier one.
+    pub listed_time: Option<SystemTime>,
     /// It may carry some: those that are shown until somebody has asked are a guess ([`Node::is_guess`]).
     pub may_carry_attributes: bool,
     /// As the object carried them when they were last seen.
@@ -158,6 +165,21 @@ impl Node {
         }
     }
 
+    /// True when a listing that shows this time shows that the object was put again since it was looked at, under the same ETag,
+    /// as a change of its attributes is. Some stores tell whole seconds in one place and parts of them in the other.
+    #[must_use]
+    pub fn is_put_again(&self, listed_time: SystemTime) -> bool {
+        let Some(version) = &self.version else {
+            return false;
+        };
+        let known = if self.is_time_own {
+            version.last_modified + OWN_TIME_ERROR
+        } else {
+            version.last_modified
+        };
+        unix_s(listed_time) > unix_s(known) && self.listed_time != Some(listed_time)
+    }
+
     /// True for an object whose attributes have to be asked for when somebody wants to know them.
     #[must_use]
     pub fn is_guess(&self) -> bool {
@@ -172,4 +194,8 @@ impl Node {
             _ => None,
         }
     }
+}
+
+pub(super) fn unix_s(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -457,6 +457,16 @@ impl Table {
         Some((self.number_of_directory(&link.parent), link.name))
     }
 
+    /// Listings show the inode's version with this time.
+    pub fn note_listed_time(&mut self, ino: Ino, etag: &ETag, listed_time: SystemTime) {
+        if let Some(node) = self.nodes.get_mut(&ino)
+            && node.version.as_ref().is_some_and(|version| version.etag == *etag)
+            && node.is_put_again(listed_time)
+        {
+            node.listed_time = Some(listed_time);
+        }
+    }
+
     /// Files of one directory that only this mount knows.
     #[must_use]
     pub fn local_in(&self, parent: &DirectoryPlace) -> Vec<Node> {
@@ -577,12 +587,22 @@ fn refresh(node: &mut Node, seen: Seen) {
         .as_ref()
         .is_some_and(|known| !same_version || has_other_size(known));
     node.size_is_doubtful |= is_known_otherwise && node.lookups > 0;
+    let mut seen = seen;
     if !same_version {
         node.attributes = Attributes::default();
         node.attributes_known = false;
         node.may_carry_attributes = false;
         node.headers = None;
         node.link_target = None;
+        node.listed_time = None;
+    } else if seen.headers.is_none() && node.is_put_again(seen.version.last_modified) {
+        // With other attributes, as far as anybody knows.
+        node.attributes_known = seen.attributes.is_some();
+        node.headers = None;
+    } else if seen.headers.is_none() && seen.version.version_id.is_none() {
+        // Listings do not tell it.
+        let known = node.version.as_ref();
+        seen.version.version_id = known.and_then(|known| known.version_id.clone());
     }
     node.kind = seen.kind;
     if let Some(attributes) = seen.attributes {
@@ -592,7 +612,10 @@ fn refresh(node: &mut Node, seen: Seen) {
     if seen.headers.is_some() {
         node.headers = seen.headers;
     }
-    node.version = Some(seen.version);
+    if !same_version || seen.at >= node.checked_at {
+        node.version = Some(seen.version);
+        node.is_time_own = false;
+    }
     node.confirm(seen.at);
 }
 
@@ -605,6 +628,8 @@ fn blank(ino: Ino, place: Place, kind: Kind, link: Option<Link>, now: Instant, t
         version: None,
         attributes: Attributes::default(),
         attributes_known: false,
+        is_time_own: false,
+        listed_time: None,
         may_carry_attributes: false,
         headers: None,
         marker_at: None,
@@ -627,6 +652,9 @@ fn blank(ino: Ino, place: Place, kind: Kind, link: Option<Link>, now: Instant, t
         lookups: 0,
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 fn directory_hash(place: &DirectoryPlace) -> Ino {
     hash(&place.bucket, &format!("{:?}", place.key), b'd')

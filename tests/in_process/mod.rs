@@ -30,11 +30,11 @@ use pailfs::object::file::{FileContext, KeepOpen};
 use pailfs::s3::{Capabilities, Client, ClientOptions, Dialer, StaticCredentials};
 use pailfs::spool::Spool;
 use pailfs::telemetry::Metrics;
-use pailfs::tree::{Tree, TreeSettings};
+use pailfs::tree::{Invalidation, Tree, TreeSettings};
 use remote::Remote;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -47,6 +47,8 @@ const ATTRIBUTES: &str = "attributes";
 
 /// Bytes under way in each direction of one connection.
 const CONNECTION_BYTES: usize = 256 * 1024;
+/// More is not remembered of what the kernel was told.
+const MOST_TOLD: usize = 1_000;
 /// On a mount's own clock: longer than any chain of time-outs.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
@@ -148,7 +150,7 @@ impl World {
             .options
             .attributes_on_disk
             .then(|| self.state.path().join(ATTRIBUTES));
-        let fs = runtime.block_on(set_up(
+        let (fs, told) = runtime.block_on(set_up(
             &self.store,
             &self.options,
             state_dir.clone(),
@@ -157,6 +159,7 @@ impl World {
         Mount {
             driver: Driver::new(fs.clone()),
             fs,
+            told,
             runtime,
             state_dir,
         }
@@ -228,8 +231,34 @@ pub fn dialer(store: &Store) -> Dialer {
     })
 }
 
+/// What the kernel would have been told to forget.
+type Told = Arc<Mutex<Vec<Invalidation>>>;
+
+/// Takes the kernel's place.
+fn listen(mut invalidations: mpsc::UnboundedReceiver<Invalidation>) -> Told {
+    let told = Told::default();
+    let heard = told.clone();
+    tokio::spawn(async move {
+        while let Some(mut invalidation) = invalidations.recv().await {
+            if let Invalidation::Attributes { told, .. } = &mut invalidation {
+                drop(told.take());
+            }
+            let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+            if heard.len() < MOST_TOLD {
+                heard.push(invalidation);
+            }
+        }
+    });
+    told
+}
+
 /// As `pailfs mount` does it, but for the kernel.
-async fn set_up(store: &Store, options: &Options, state_dir: PathBuf, attributes: Option<&Path>) -> Arc<Fs> {
+async fn set_up(
+    store: &Store,
+    options: &Options,
+    state_dir: PathBuf,
+    attributes: Option<&Path>,
+) -> (Arc<Fs>, Told) {
     let metrics = Arc::new(Metrics::default());
     let client = Client::with_dialer(client_options(store, options), metrics, dialer(store))
         .await
@@ -238,8 +267,8 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf, attributes
         BlockCache::open(&state_dir.join(BLOCKS), limit_bytes, "store").expect("a directory for blocks")
     });
     let (spool, leftovers) = Spool::open(&state_dir, "s3://bucket at test").expect("a state directory");
-    // Nobody listens: there is no kernel with caches.
-    let (invalidations, _) = mpsc::unbounded_channel();
+    let (invalidations, heard) = mpsc::unbounded_channel();
+    let told = listen(heard);
     let settings = TreeSettings {
         source: Source::Bucket {
             bucket: BUCKET.to_owned(),
@@ -280,13 +309,14 @@ async fn set_up(store: &Store, options: &Options, state_dir: PathBuf, attributes
     };
     let fs = Fs::new(tree, context, spool, fs_settings);
     fs.recover(leftovers).await.expect("leftovers can be read");
-    fs
+    (fs, told)
 }
 
 /// One mount and all its tasks.
 pub struct Mount {
     pub driver: Driver,
     pub fs: Arc<Fs>,
+    told: Told,
     runtime: Runtime,
     state_dir: PathBuf,
 }
@@ -312,6 +342,15 @@ impl Mount {
         let _watched = watchdog::watch(what);
         self.runtime
             .block_on(async { tokio::time::timeout(patience, operation).await.ok() })
+    }
+
+    /// What the kernel was told to forget since this was asked last.
+    pub fn told(&self) -> Vec<Invalidation> {
+        self.run("telling", async {
+            tokio::time::sleep(Duration::from_millis(1)).await
+        });
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *told)
     }
 
     /// Lets the mount's clock and its background work go on.

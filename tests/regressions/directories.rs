@@ -181,19 +181,22 @@ fn what_was_read_before_news_came_is_not_believed_after_them() {
             reading.next();
             world.remote.put(&path(changed), b"longer than before");
             world.remote.delete(&path(gone));
-            if is_message {
-                for (number, is_removal) in [(changed, false), (gone, true)] {
-                    mount.fs.tree().heard_of(&Change {
-                        bucket: BUCKET.to_owned(),
-                        key: path(number),
-                        is_removal,
-                        etag: None,
-                        at: None,
-                    });
+            let told = |number, is_removal| Change {
+                bucket: BUCKET.to_owned(),
+                key: path(number),
+                is_removal,
+                etag: None,
+                at: None,
+            };
+            let tree = mount.fs.tree();
+            mount.run("news", async {
+                if is_message {
+                    tree.heard_of(&told(changed, false));
+                    tree.heard_of(&told(gone, true));
+                } else {
+                    tree.refresh(Path::new("d")).expect("a path");
                 }
-            } else {
-                mount.fs.tree().refresh(Path::new("d")).expect("a path");
-            }
+            });
             world.store.counts().reset();
             let names = reading.finish();
             assert!(!names.contains(&name(gone)));

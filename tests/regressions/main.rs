@@ -7,6 +7,7 @@ mod attributes;
 mod closes;
 mod counts;
 mod directories;
+mod freshness;
 mod large_copies;
 mod listings;
 mod moves;
