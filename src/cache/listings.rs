@@ -143,7 +143,8 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
     /// Keeps a complete listing, unless this mount changed the directory meanwhile or it is too large.
     pub fn finish(&self, ticket: Ticket<K>, entries: BTreeMap<String, E>, listed_at: Instant) {
         let mut inner = self.lock();
-        if inner.end(&ticket) && entries.len() <= self.admission_limit() {
+        let is_good = inner.end(&ticket) && !inner.has_newer(&ticket.directory, listed_at);
+        if is_good && entries.len() <= self.admission_limit() {
             let listing = Listing::new(entries, listed_at);
             inner.put(ticket.directory, listing, self.capacity_entries);
         }
@@ -171,11 +172,10 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
         listed_at: Instant,
     ) {
         let mut inner = self.lock();
-        let is_newer_known = inner
-            .by_directory
-            .peek(directory)
-            .is_some_and(|known| known.listed_at > listed_at);
-        if is_newer_known || inner.has_changed(directory, since) || entries.len() > self.admission_limit() {
+        if inner.has_newer(directory, listed_at)
+            || inner.has_changed(directory, since)
+            || entries.len() > self.admission_limit()
+        {
             return;
         }
         let listing = Listing::new(entries, listed_at);
@@ -326,6 +326,11 @@ impl<K: Hash + Eq + Clone, E: Listable> Inner<K, E> {
         }
     }
 
+    fn has_newer(&self, directory: &K, listed_at: Instant) -> bool {
+        let known = self.by_directory.peek(directory);
+        known.is_some_and(|known| known.listed_at > listed_at)
+    }
+
     fn has_changed(&self, directory: &K, since: Moment) -> bool {
         self.forgotten_until > since || self.changed.peek(directory).is_some_and(|at| *at > since)
     }
@@ -371,7 +376,7 @@ fn weight<E: Listable>(listing: &Listing<E>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rt;
+    use std::time::Duration;
 
     impl Listable for u32 {
         fn is_directory(&self) -> bool {
@@ -397,6 +402,18 @@ mod tests {
         cache.remove(&"d", "a");
         assert!(matches!(cache.answer(&"d", "new"), Answer::Present(2, _)));
         assert!(matches!(cache.answer(&"d", "a"), Answer::Absent(_)));
+    }
+
+    #[test]
+    fn of_two_listings_the_one_that_began_later_counts() {
+        let cache: Listings<&str, u32> = Listings::new(100);
+        let earlier = rt::now();
+        let later = earlier + Duration::from_secs(1);
+        let (slow, quick) = (cache.begin(&"d"), cache.begin(&"d"));
+        cache.finish(quick, entries(&["new"]), later);
+        cache.finish(slow, entries(&["old"]), earlier);
+        assert_eq!(cache.answer(&"d", "new"), Answer::Present(1, later));
+        assert_eq!(cache.answer(&"d", "old"), Answer::Absent(later));
     }
 
     #[test]
