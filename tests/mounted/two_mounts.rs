@@ -1,12 +1,13 @@
 //! Two mounts of one bucket, as on two machines: all they share is the bucket.
 
-use crate::support::command::{bash, nothing_is_started};
+use crate::support::command::{bash, nothing_is_started, starting};
 use crate::support::files;
 use crate::support::mount::Mount;
 use crate::support::store::{ACCESS_KEY, SECRET_KEY, Store};
 use crate::support::{pattern, wait_until};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::process::{Command, Stdio};
 use std::sync::Barrier;
 
 crate::on_each_store!(
@@ -87,9 +88,14 @@ fn exactly_one_shell_creates_exclusively(store: &Store) {
     let mounts = two(store);
     let work = |side: usize, round: usize| {
         let script = format!("set -C; echo {side} > lock{round}");
-        let mut shell = std::process::Command::new("bash");
+        let mut shell = Command::new("bash");
         shell.args(["-c", &script]).current_dir(mounts[side].path());
-        shell.output().expect("bash runs")
+        shell.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let running = {
+            let _starting = starting();
+            shell.spawn().expect("bash starts")
+        };
+        running.wait_with_output().expect("bash runs")
     };
     for (round, outputs) in race(20, work).into_iter().enumerate() {
         let winners: Vec<usize> = (0..2).filter(|side| outputs[*side].status.success()).collect();

@@ -6,7 +6,7 @@
 //! 3. Processes that other tests fork hold copies of this test's files for a moment, so that the mount seems in use:
 //!    [`Mount::unmount`] asks again while the answer is "in use".
 
-use super::command::{Done, Running, Tool};
+use super::command::{Done, Running, Tool, nothing_is_started};
 use super::daemon_log::DaemonLog;
 use super::processes;
 use super::store::{ACCESS_KEY, SECRET_KEY};
@@ -105,6 +105,8 @@ impl Place {
         }
         let copy = self.home.path().join("pailfs");
         if !copy.exists() {
+            // A process that another test starts meanwhile would have it open for writing for a moment: nobody could run it.
+            let _alone = nothing_is_started();
             fs::copy(original, &copy).expect("copied");
         }
         copy

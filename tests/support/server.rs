@@ -5,6 +5,7 @@
 //!    and the kernel kills it when that thread is gone; `atexit` removes their files too.
 //! 2. Ports: all are given, as free ones, and one that is taken meanwhile means another try.
 
+use super::command::starting;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -155,8 +156,11 @@ fn spawn(mut command: Command) -> Child {
                 Ok(())
             });
         }
-        give.send(command.spawn().expect("the server can be executed"))
-            .expect("somebody waits");
+        let started = {
+            let _starting = starting();
+            command.spawn().expect("the server can be executed")
+        };
+        give.send(started).expect("somebody waits");
         loop {
             std::thread::park();
         }
