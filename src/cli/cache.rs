@@ -5,11 +5,12 @@ use crate::cache::blocks::{self, Usage};
 use crate::cli::args::{CacheAction, CacheArgs};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
-use crate::cli::say::{print, say};
+use crate::cli::progress::Bar;
+use crate::cli::say::print;
+use crate::cli::system::{mount_table, mounts};
 use crate::fs::warm::{self, Step, Told};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{IsTerminal, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -56,7 +57,12 @@ pub fn run(args: &CacheArgs) -> Result<(), Failure> {
             ))?;
         }
         CacheAction::Warm { paths, parallel } => {
-            let warmed = warm(paths.iter().map(|path| environment.absolute(path)), *parallel)?;
+            let paths: Vec<PathBuf> = paths.iter().map(|path| environment.absolute(path)).collect();
+            let table = mount_table::read().map_err(|error| Failure::io(&error, "/proc/self/mountinfo"))?;
+            for path in &paths {
+                mounts::of_path(&table, path)?;
+            }
+            let warmed = warm(&paths, *parallel)?;
             print(format_args!(
                 "{} files, {} bytes in the cache",
                 warmed.files, warmed.bytes
@@ -83,6 +89,8 @@ struct Warmed {
 #[derive(Default)]
 struct Work {
     paths: Vec<PathBuf>,
+    /// The sizes of all of them, when they were found.
+    total_bytes: u64,
     /// How many were begun.
     begun: AtomicUsize,
     files: AtomicU64,
@@ -90,6 +98,14 @@ struct Work {
     /// What the first and the latest answer counted.
     evictions: Mutex<Option<(u64, u64)>>,
     failures: Mutex<BTreeMap<PathBuf, Failure>>,
+    bar: Option<Bar>,
+}
+
+impl Work {
+    fn add(&mut self, path: PathBuf, size_bytes: u64) {
+        self.paths.push(path);
+        self.total_bytes += size_bytes;
+    }
 }
 
 /// So many failures are told in full.
@@ -97,20 +113,20 @@ const MOST_TOLD: usize = 10;
 
 /// Brings all files at and below `paths` into the cache of the mount that they are in, until they are there as a whole. What
 /// fails is told at the end; the others are still brought.
-fn warm(paths: impl Iterator<Item = PathBuf>, parallel: u16) -> Result<Warmed, Failure> {
+fn warm(paths: &[PathBuf], parallel: u16) -> Result<Warmed, Failure> {
     let mut work = Work::default();
     for path in paths {
-        collect(&path, &mut work.paths)?;
+        collect(path, &mut work)?;
     }
+    work.bar = Some(Bar::new("", Some(work.total_bytes)));
+    show(&work);
     each(&work, parallel, bring);
     if lock(&work.evictions).is_some_and(|(first, latest)| first != latest) {
         // Later ones may have taken the room of earlier ones.
         work.begun = AtomicUsize::new(0);
         each(&work, parallel, look_again);
     }
-    if std::io::stderr().is_terminal() {
-        say("");
-    }
+    work.bar = None;
     let failures = std::mem::take(&mut *lock(&work.failures));
     let untold = failures.len().saturating_sub(MOST_TOLD);
     match failures.into_values().take(MOST_TOLD).reduce(and_also) {
@@ -130,14 +146,14 @@ fn and_also(one: Failure, other: Failure) -> Failure {
 }
 
 /// Symlinks are not followed: what they lead to may be anywhere.
-fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<(), Failure> {
+fn collect(path: &Path, work: &mut Work) -> Result<(), Failure> {
     let named = |error: std::io::Error| Failure::io(&error, path.display());
     let mut directories = Vec::new();
-    let kind = std::fs::symlink_metadata(path).map_err(named)?.file_type();
-    if kind.is_dir() {
+    let metadata = std::fs::symlink_metadata(path).map_err(named)?;
+    if metadata.is_dir() {
         directories.push(path.to_owned());
-    } else if kind.is_file() {
-        found.push(path.to_owned());
+    } else if metadata.is_file() {
+        work.add(path.to_owned(), metadata.len());
     }
     while let Some(directory) = directories.pop() {
         let named = |error: std::io::Error| Failure::io(&error, directory.display());
@@ -147,7 +163,7 @@ fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<(), Failure> {
             if kind.is_dir() {
                 directories.push(entry.path());
             } else if kind.is_file() {
-                found.push(entry.path());
+                work.add(entry.path(), entry.metadata().map_err(named)?.len());
             }
         }
     }
@@ -182,10 +198,12 @@ fn bring(path: &Path, work: &Work) -> Result<(), Failure> {
         };
         take(step, &file, path, work)?;
         let bytes = STEP_BYTES.min(size_bytes - offset);
-        show(work, work.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes);
+        work.bytes.fetch_add(bytes, Ordering::Relaxed);
+        show(work);
     }
     take(LOOK, &file, path, work)?;
     work.files.fetch_add(1, Ordering::Relaxed);
+    show(work);
     Ok(())
 }
 
@@ -219,12 +237,11 @@ fn take(step: Step, file: &File, path: &Path, work: &Work) -> Result<(), Failure
     })
 }
 
-fn show(work: &Work, bytes: u64) {
-    let mut output = std::io::stderr();
-    if output.is_terminal() {
+fn show(work: &Work) {
+    if let Some(bar) = &work.bar {
         let (files, total) = (work.files.load(Ordering::Relaxed), work.paths.len());
-        // Who does not read it misses nothing.
-        let _unread = write!(output, "\r{files} of {total} files, {} MiB", bytes >> 20);
+        bar.name(&format!("{files} of {total} files"));
+        bar.set(work.bytes.load(Ordering::Relaxed));
     }
 }
 
@@ -247,14 +264,17 @@ mod tests {
         }
         std::os::unix::fs::symlink("/", at("a/root")).expect("linked");
         let collected = |name: &str| {
-            let mut found = Vec::new();
-            collect(&at(name), &mut found).map(|()| {
-                found.sort();
-                found
+            let mut work = Work::default();
+            collect(&at(name), &mut work).map(|()| {
+                work.paths.sort();
+                (work.paths, work.total_bytes)
             })
         };
-        assert_eq!(collected("a"), Ok(vec![at("a/1"), at("a/b/2"), at("a/b/3")]));
-        assert_eq!(collected("a/1"), Ok(vec![at("a/1")]));
+        assert_eq!(
+            collected("a"),
+            Ok((vec![at("a/1"), at("a/b/2"), at("a/b/3")], 13))
+        );
+        assert_eq!(collected("a/1"), Ok((vec![at("a/1")], 3)));
         assert!(collected("absent").is_err());
     }
 
@@ -264,7 +284,7 @@ mod tests {
         for name in ["1", "2"] {
             std::fs::write(directory.path().join(name), name).expect("written");
         }
-        let failure = warm([directory.path().to_owned()].into_iter(), 3).expect_err("told");
+        let failure = warm(&[directory.path().to_owned()], 3).expect_err("told");
         for name in ["/1: it is not in a mount", "/2: it is not in a mount"] {
             assert!(failure.message.contains(name), "{failure}");
         }

@@ -1,10 +1,17 @@
-//! Shows what is still to be sent: a bar on a terminal, nothing elsewhere.
+//! Bars: how far a transfer is, and what is still to be sent. For people: on a terminal only, nothing elsewhere.
 
+use crate::cli::bucket::output::printable;
 use crate::cli::control::Progress;
 use crate::cli::say::say;
 use crate::cli::units::show_bytes;
+use crate::rt;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::future::Future;
 use std::io::IsTerminal;
+use std::pin::pin;
+use std::time::Duration;
+
+const TICK: Duration = Duration::from_millis(100);
 
 /// A bar whose end is the most that was ever pending.
 pub struct ProgressView {
@@ -68,6 +75,67 @@ impl ProgressView {
 impl Default for ProgressView {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// How far a transfer is, with its rate and the time left: on a terminal, else nothing.
+pub struct Bar(Option<ProgressBar>);
+
+impl Bar {
+    /// `total_bytes`: where that is known.
+    #[must_use]
+    pub fn new(what: &str, total_bytes: Option<u64>) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let (bar, template) = match total_bytes {
+            Some(bytes) => (
+                ProgressBar::new(bytes),
+                "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left",
+            ),
+            None => (
+                ProgressBar::no_length(),
+                "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}",
+            ),
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        let bar = Self(Some(bar));
+        bar.name(what);
+        bar
+    }
+
+    /// What it is about, from now on.
+    pub fn name(&self, what: &str) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(printable(what).into_owned());
+        }
+    }
+
+    pub fn set(&self, done_bytes: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_position(bar.length().map_or(done_bytes, |total| done_bytes.min(total)));
+        }
+    }
+
+    /// Waits for `work`, and shows meanwhile what `done_bytes` says.
+    pub async fn watch<T>(&self, done_bytes: impl Fn() -> u64, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            match rt::timeout(TICK, &mut work).await {
+                Ok(result) => return result,
+                Err(_) => self.set(done_bytes()),
+            }
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
     }
 }
 

@@ -14,32 +14,12 @@ on_the_embedded_store!(
     names_cannot_move_the_cursor,
 );
 
-/// Runs a program on a terminal of its own, with an answer typed ahead.
-const ON_A_TERMINAL: &str = r#"
-import os, pty, sys
-pid, fd = pty.fork()
-if pid == 0:
-    os.execvp(sys.argv[2], sys.argv[2:])
-os.write(fd, sys.argv[1].encode())
-seen = b""
-while True:
-    try:
-        data = os.read(fd, 65536)
-    except OSError:
-        break
-    if not data:
-        break
-    seen += data
-sys.stdout.buffer.write(seen)
-sys.stdout.flush()
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"#;
-
 fn on_a_terminal(shell: &Shell, answer: &str, arguments: &[&str]) -> Done {
-    let tool = shell
-        .tool("python3")
-        .args(["-c", ON_A_TERMINAL, answer, "pailfs"]);
-    tool.args(arguments).env("TERM", "xterm").output()
+    shell
+        .tool("pailfs")
+        .args(arguments)
+        .on_a_terminal(answer)
+        .output()
 }
 
 fn a_transfer_shows_how_far_it_is(store: &Store) {

@@ -1,7 +1,7 @@
 //! Contents of files kept on disk across mounts.
 
 use crate::full_disk::SmallDisk;
-use crate::support::command::Tool;
+use crate::support::command::{Tool, has_program};
 use crate::support::lease::Lease;
 use crate::support::mount::{Mount, Place};
 use crate::support::store::Store;
@@ -20,6 +20,7 @@ crate::on_the_embedded_store!(
     what_was_read_once_is_not_fetched_again,
     a_damaged_block_is_fetched_again,
     warming_clearing_and_showing,
+    warming_shows_how_far_it_is,
     warming_waits_for_a_disk_that_does_not_answer,
     warming_goes_past_what_is_in_memory,
     what_is_not_whole_after_warming_is_told,
@@ -145,6 +146,30 @@ fn is_whole(store: &Store, mount: &Mount, name: &str, content: &[u8]) {
     store.server().counts().reset();
     assert!(fs::read(mount.join(name)).expect("read") == content, "{name}");
     assert_eq!(gets(store), 0, "{:?}", store.server().counts().all());
+}
+
+fn warming_shows_how_far_it_is(store: &Store) {
+    if !has_program("python3") {
+        return;
+    }
+    for name in ["dir/a", "dir/sub/b"] {
+        store.bucket.put(name, data(6, 12 << 20));
+    }
+    let mount = start(store, &Place::new());
+    let seen = warming(&mount, &["dir"]).on_a_terminal("").output().success();
+    for part in [
+        "0 of 2 files",
+        "/24.00 MiB",
+        "2 files, 25165824 bytes in the cache",
+    ] {
+        assert!(seen.contains(part), "{part}: {seen:?}");
+    }
+    let elsewhere = mount.pailfs().args(["cache", "warm", "/"]).output();
+    assert_eq!(elsewhere.status.code(), Some(3));
+    assert!(
+        elsewhere.stderr.contains("/ is not in a mount of pailfs"),
+        "{elsewhere:?}"
+    );
 }
 
 fn warming_waits_for_a_disk_that_does_not_answer(store: &Store) {

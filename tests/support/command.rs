@@ -29,6 +29,27 @@ pub fn starting() -> RwLockReadGuard<'static, ()> {
     SPAWNING.read().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Runs a program on a terminal of its own: the answer, the program and its arguments.
+const ON_A_TERMINAL: &str = r#"
+import os, pty, sys
+pid, fd = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[2], sys.argv[2:])
+os.write(fd, sys.argv[1].encode())
+seen = b""
+while True:
+    try:
+        data = os.read(fd, 65536)
+    except OSError:
+        break
+    if not data:
+        break
+    seen += data
+sys.stdout.buffer.write(seen)
+sys.stdout.flush()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+
 /// A program to run. Its output goes to files, so that a child which lives on does not keep anybody waiting.
 pub struct Tool {
     command: Command,
@@ -88,6 +109,24 @@ impl Tool {
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
+    }
+
+    /// The same on a terminal of its own, with an answer typed ahead. What it shows comes to the standard output. Needs python3.
+    pub fn on_a_terminal(self, answer: &str) -> Self {
+        let mut on_it = Self::new("python3").args(["-c", ON_A_TERMINAL, answer]);
+        on_it = on_it
+            .arg(self.command.get_program())
+            .args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => on_it.command.env(name, value),
+                None => on_it.command.env_remove(name),
+            };
+        }
+        if let Some(directory) = self.command.get_current_dir() {
+            on_it.command.current_dir(directory);
+        }
+        on_it.env("TERM", "xterm").limit(self.limit)
     }
 
     /// As this user, who is in no other groups. For root only.

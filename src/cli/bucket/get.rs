@@ -4,12 +4,13 @@ use super::args::GetArgs;
 use super::destination::Destination;
 use super::interrupt::Interrupts;
 use super::output::{self, Output, Stop};
-use super::transfer::{Bar, Download, Limits};
+use super::transfer::{Download, Limits};
 use super::{block_on, connect};
 use crate::base::attributes::Attributes;
 use crate::base::object::Version;
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
+use crate::cli::progress::Bar;
 use serde::Serialize;
 use std::path::Path;
 

@@ -16,7 +16,7 @@ mod get;
 mod interrupt;
 pub mod location;
 mod ls;
-mod output;
+pub mod output;
 mod put;
 mod rm;
 pub mod transfer;

@@ -1,9 +1,8 @@
-//! Moving objects: the memory for it, the reader, the bar.
+//! Moving objects: the memory for it, and the reader.
 //!
 //! 1. A small object is one request, and its body is passed on as it comes; a larger one is read by the reader of mounts,
 //!    in parallel and ahead ([`Download`]).
 //! 2. Nobody knows how long an object is before the first answer, and an empty one has no range that could be asked for.
-//! 3. The bar is for people: on a terminal only ([`Bar`]).
 
 use super::args::TransferArgs;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -14,13 +13,8 @@ use crate::cli::failure::Failure;
 use crate::cli::mount_config;
 use crate::object::budget::Budget;
 use crate::object::reader::{ReadStream, Reader};
-use crate::rt;
 use crate::s3::types::GetRequest;
 use crate::s3::{BodyReader, Client};
-use indicatif::{ProgressBar, ProgressStyle};
-use std::future::Future;
-use std::io::IsTerminal;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +24,6 @@ pub const STEP_BYTES: usize = 1 << 20;
 const FIRST_BYTES: u64 = 8 * MIB;
 /// Half of what a mount takes: one command moves one object.
 const DEFAULT_MEMORY_BYTES: u64 = 128 * MIB;
-const TICK: Duration = Duration::from_millis(100);
 
 /// How much memory and patience a transfer has.
 #[derive(Clone, Copy, Debug)]
@@ -249,59 +242,6 @@ async fn get(
         version_id: None,
     };
     client.get(&request).await
-}
-
-/// How far a transfer is, with its rate and the time left: on a terminal, else nothing.
-pub struct Bar(Option<ProgressBar>);
-
-impl Bar {
-    /// `total_bytes`: where that is known.
-    #[must_use]
-    pub fn new(what: &str, total_bytes: Option<u64>) -> Self {
-        if !std::io::stderr().is_terminal() {
-            return Self(None);
-        }
-        let (bar, template) = match total_bytes {
-            Some(bytes) => (
-                ProgressBar::new(bytes),
-                "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left",
-            ),
-            None => (
-                ProgressBar::no_length(),
-                "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}",
-            ),
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        bar.set_message(super::output::printable(what).into_owned());
-        Self(Some(bar))
-    }
-
-    pub fn set(&self, done_bytes: u64) {
-        if let Some(bar) = &self.0 {
-            bar.set_position(bar.length().map_or(done_bytes, |total| done_bytes.min(total)));
-        }
-    }
-
-    /// Waits for `work`, and shows meanwhile what `done_bytes` says.
-    pub async fn watch<T>(&self, done_bytes: impl Fn() -> u64, work: impl Future<Output = T>) -> T {
-        let mut work = pin!(work);
-        loop {
-            match rt::timeout(TICK, &mut work).await {
-                Ok(result) => return result,
-                Err(_) => self.set(done_bytes()),
-            }
-        }
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -105,6 +105,27 @@ pub fn real_path(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
+/// The FUSE mount that a path (absolute) is in, and the path within it. The kernel is not asked for it: what is there may not be
+/// found, or only by asking the bucket.
+///
+/// # Errors
+/// NotFound when it is in none.
+pub fn of_path<'a>(table: &'a [Mount], path: &Path) -> Result<(&'a Mount, PathBuf), Failure> {
+    let found = innermost(table, path).or_else(|| innermost(table, &real_path(path).ok()?));
+    found.ok_or_else(|| {
+        let message = format!("{} is not in a mount of pailfs", path.display());
+        Failure::new(Exit::NotFound, message)
+    })
+}
+
+fn innermost<'a>(table: &'a [Mount], path: &Path) -> Option<(&'a Mount, PathBuf)> {
+    let mount = path
+        .ancestors()
+        .find_map(|ancestor| mount_table::topmost_at(table, ancestor))?;
+    let below = path.strip_prefix(&mount.mount_point).ok()?;
+    mount.is_fuse().then(|| (mount, below.to_owned()))
+}
+
 /// True for a FUSE mount whose daemon is gone.
 #[must_use]
 pub fn is_dead(path: &Path) -> bool {
@@ -212,6 +233,32 @@ fn fusermount_error(message: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_belongs_to_the_innermost_mount() {
+        let mount = |mount_point: &str, fs_type: &str| Mount {
+            mount_id: 1,
+            major: 0,
+            minor: 1,
+            mount_point: mount_point.into(),
+            fs_type: fs_type.into(),
+            source: "s3://b".into(),
+            user_id: None,
+        };
+        let table = [
+            mount("/", "ext4"),
+            mount("/m", "fuse.pailfs"),
+            mount("/m/x", "tmpfs"),
+        ];
+        let below = |path: &str| of_path(&table, Path::new(path)).map(|(_, below)| below);
+        assert_eq!(below("/m/a/b").ok(), Some("a/b".into()));
+        assert_eq!(below("/m").ok(), Some("".into()));
+        for path in ["/m/x/y", "/other"] {
+            let failure = below(path).expect_err("in none");
+            assert_eq!(failure.exit, Exit::NotFound);
+            assert!(failure.message.contains(path), "{failure}");
+        }
+    }
 
     #[test]
     fn a_good_mount_point_is_resolved() {
