@@ -27,8 +27,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
+/// A refresh waits no longer for the kernel.
+const TELLING_LIMIT: Duration = Duration::from_mins(1);
 /// The longest that a name is believed not to exist.
 const NEGATIVE_TTL: Duration = Duration::from_secs(1);
 
@@ -338,13 +340,23 @@ impl Mounted {
         }
     }
 
-    /// Forgets what is believed about a path within the mount.
-    ///
-    /// # Errors
-    /// When no object or directory can have the path.
-    pub fn refresh(&self, path: &Path) -> Result<(), Failure> {
+    /// Forgets what is believed about a path within the mount. `done` hears of it when the kernel has forgotten it, too, or
+    /// that no object or directory can have the path.
+    pub fn refresh(&self, path: &Path, done: oneshot::Sender<Result<(), Failure>>) {
         tracing::info!(path = %path.display(), "refreshed");
-        self.fs.tree().refresh(path).map_err(Failure::from)
+        let tree = self.fs.tree().clone();
+        let refreshed = tree.refresh(path).map_err(Failure::from);
+        // Nothing else that the mount is asked for waits for the kernel.
+        rt::spawn(async move {
+            let told = rt::timeout(TELLING_LIMIT, tree.all_told()).await;
+            let late = |_| {
+                Failure::failed(format!(
+                    "forgotten, but the kernel may still believe something: programs have kept it busy for {TELLING_LIMIT:?}"
+                ))
+            };
+            // Who asked may be gone.
+            let _nobody_waits = done.send(refreshed.and(told.map_err(late)));
+        });
     }
 }
 

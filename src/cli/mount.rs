@@ -231,8 +231,7 @@ async fn serve_until_end(
                 return mounted.finish(&watch::channel(Progress::default()).0).await;
             }
             Some(ControlRequest::Refresh { path, done }) => {
-                // Who asked may be gone.
-                let _nobody_waits = done.send(mounted.refresh(&path));
+                mounted.refresh(&path, done);
                 continue;
             }
             Some(ControlRequest::Unmount { way, progress, done }) => (way, progress, done),

@@ -24,6 +24,7 @@ pub(super) fn start(
                 Invalidation::Attributes { ino, .. } => notifier.inval_inode(INodeNo(*ino), -1, 0),
                 // This may wait for a page that a read of ours has yet to fill: nothing of ours waits for this thread.
                 Invalidation::Content { ino } => notifier.inval_inode(INodeNo(*ino), 0, 0),
+                Invalidation::Nothing { .. } => Ok(()),
             };
             if let Err(error) = told {
                 // ENOENT: the kernel does not know the name or number, so there is nothing to forget.

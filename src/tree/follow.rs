@@ -325,6 +325,15 @@ impl Tree {
         let _ = rt::timeout(TELLING, hearing).await;
     }
 
+    /// Returns when the kernel has been told of everything that it is to forget by now. It takes that up between requests, so
+    /// this may wait for programs that wait for the bucket.
+    pub async fn all_told(&self) {
+        let (told, hearing) = oneshot::channel();
+        self.invalidate(Invalidation::Nothing { told });
+        // The sender goes with the message, also where nobody listens.
+        let _ = hearing.await;
+    }
+
     #[must_use]
     pub fn parent_of(&self, ino: Ino) -> Ino {
         let table = self.table();

@@ -218,17 +218,24 @@ impl Tree {
             },
         };
         let mut file = None;
+        let mut last = None;
         for name in names {
             let resolved = names::resolve(&place.key, name)
                 .map_err(|error| Error::new(error.on_lookup(), error.to_string()))?;
             if let Some(name) = name.to_str() {
                 self.listings.forget_name(&place, name);
+                last = Some((place.clone(), name));
             }
             file = resolved.file.map(|file| file.key);
             let Some(key) = resolved.directory else { break };
             place.key = key;
         }
         self.refresh_below(&place, file.as_deref());
+        if let Some((parent, name)) = last {
+            // That there is nothing of the name is believed, too.
+            let parent = self.table().number_of_directory(&parent);
+            self.invalidate_name(parent, name);
+        }
         Ok(())
     }
 

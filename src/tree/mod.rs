@@ -114,6 +114,8 @@ pub enum Invalidation {
     },
     /// Attributes and pages of this inode.
     Content { ino: Ino },
+    /// Nothing. `told` goes when the kernel has been told of all that came before.
+    Nothing { told: oneshot::Sender<()> },
 }
 
 /// The limit of entries in all cached listings together.

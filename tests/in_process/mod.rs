@@ -240,8 +240,11 @@ fn listen(mut invalidations: mpsc::UnboundedReceiver<Invalidation>) -> Told {
     let heard = told.clone();
     tokio::spawn(async move {
         while let Some(mut invalidation) = invalidations.recv().await {
-            if let Invalidation::Attributes { told, .. } = &mut invalidation {
-                drop(told.take());
+            match &mut invalidation {
+                Invalidation::Attributes { told, .. } => drop(told.take()),
+                // Who waits hears of it when this is dropped.
+                Invalidation::Nothing { .. } => continue,
+                Invalidation::Entry { .. } | Invalidation::Content { .. } => {}
             }
             let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
             if heard.len() < MOST_TOLD {
