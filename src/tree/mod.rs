@@ -98,6 +98,8 @@ pub struct TreeSettings {
     pub listings_show_algorithms: bool,
     /// So many looks at objects run ahead of a walk at a time.
     pub head_parallelism: usize,
+    /// The limit of entries in all cached listings together.
+    pub listing_capacity_entries: usize,
     /// What mounts of this machine know of attributes.
     pub attributes_on_disk: Option<Arc<DiskAttributes>>,
 }
@@ -118,8 +120,8 @@ pub enum Invalidation {
     Nothing { told: oneshot::Sender<()> },
 }
 
-/// The limit of entries in all cached listings together.
-const LISTING_CAPACITY_ENTRIES: usize = 400_000;
+/// For [`TreeSettings::listing_capacity_entries`], where nothing else is known.
+pub const LISTING_CAPACITY_ENTRIES: usize = 400_000;
 // unwrap: the number is not zero, which the compiler checks.
 const ATTRIBUTE_CAPACITY: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 
@@ -184,7 +186,7 @@ impl Tree {
             listed_markers: marker::ListedMarkers::default(),
             news: notifications::News::default(),
             table: Mutex::new(Table::new(root, rt::now(), rt::wall_clock())),
-            listings: Listings::new(LISTING_CAPACITY_ENTRIES),
+            listings: Listings::new(settings.listing_capacity_entries),
             attributes: AttributeCache::new(ATTRIBUTE_CAPACITY, settings.attributes_on_disk.clone()),
             buckets: buckets::BucketCache::default(),
             heat: lookup::Heat::default(),

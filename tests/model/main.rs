@@ -20,6 +20,8 @@ use pailfs::embedded::Operation as Request;
 use pailfs::tree::node::Kind;
 use simulation::{LONG, Simulation};
 
+/// An eighth of it is the longest listing that is kept.
+const SMALL_CACHE_ENTRIES: usize = 24;
 /// A few files of the model, so that others are evicted.
 const DISK_CACHE_BYTES: u64 = 2 << 20;
 
@@ -45,6 +47,8 @@ struct Mix {
     directories: bool,
     /// What is known is believed for ever, and mounts hear of what others change.
     news: bool,
+    /// Few listings are kept, and none that are long.
+    small_cache: bool,
 }
 
 fn seeds(default: &[u64]) -> Vec<u64> {
@@ -69,6 +73,11 @@ fn run(mix: Mix, default_seeds: &[u64], default_steps: usize) {
             on_conflict: mix.on_conflict,
             disk_cache_bytes: (mix.cache_damages > 0).then_some(DISK_CACHE_BYTES),
             attributes_on_disk: mix.attribute_damages > 0,
+            listing_capacity_entries: if mix.small_cache {
+                SMALL_CACHE_ENTRIES
+            } else {
+                Options::default().listing_capacity_entries
+            },
             metadata_ttl: (!mix.news).then_some(Options::default().metadata_ttl).flatten(),
             ..Options::default()
         };
@@ -211,7 +220,7 @@ fn change_remotely(simulation: &mut Simulation, mix: Mix) {
         simulation.remote_delete(&path);
     } else if kind == Some(Kind::File) || kind.is_none() && parents_are_directories(simulation, &path) {
         simulation.remote_put(&path);
-        if mix.attribute_damages > 0 {
+        if mix.attribute_damages > 0 || mix.news && simulation.random.one_in(2) {
             simulation.remote_set_mode(&path);
         }
     }
@@ -260,6 +269,8 @@ fn directories_are_read_while_they_change() {
         ..Mix::default()
     };
     run(mix, &[101, 102], 400);
+    let small_cache = true;
+    run(Mix { small_cache, ..mix }, &[103], 400);
 }
 
 #[test]
@@ -273,6 +284,8 @@ fn what_is_believed_for_ever_is_what_the_news_say() {
         ..Mix::default()
     };
     run(mix, &[111, 112], 400);
+    let small_cache = true;
+    run(Mix { small_cache, ..mix }, &[113], 400);
 }
 
 #[test]

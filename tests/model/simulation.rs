@@ -603,7 +603,8 @@ impl Simulation {
             etag: version.map(|version| version.etag),
         };
         for mount in self.machines.iter().filter_map(|machine| machine.mount.as_ref()) {
-            mount.fs.tree().heard_of(&change);
+            // Moments are those of the mount's clock.
+            mount.run("news", async { mount.fs.tree().heard_of(&change) });
         }
     }
 
