@@ -346,6 +346,8 @@ impl Tree {
         headers: Option<ObjectHeaders>,
     ) {
         self.markers_matter.store(true, Ordering::Relaxed);
+        self.heads.forget(&Self::marker_id(place));
+        self.listed_markers.forget(place);
         let keeps_metadata =
             self.client.capabilities().get(Feature::MarkerMetadata) == Support::Honoured && headers.is_some();
         let mut table = self.table();

@@ -261,12 +261,13 @@ impl Tree {
         let _ = self.invalidations.send(what);
     }
 
-    /// The object's name in its directory changed through this mount: listings follow.
+    /// The object changed through this mount: listings follow, and what was asked of it before is not believed.
     pub(crate) fn relist(&self, node: &Node) {
         let Some(link) = &node.link else { return };
         let (Place::Object(id), Some(version)) = (&node.place, &node.version) else {
             return;
         };
+        self.heads.forget(id);
         self.listings
             .insert(&link.parent, &link.name, Listed::Object(listed(id, version)));
     }

@@ -11,7 +11,7 @@ use pailfs::tree::Invalidation;
 use pailfs::tree::freshness::Freshness;
 use pailfs::tree::node::Ino;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// An open brings the beginning only.
 const LARGE: usize = 8 << 20;
@@ -246,4 +246,28 @@ fn an_answer_from_before_a_change_is_none() {
     assert_eq!(tree.saw(ino, &info, asked_at), Freshness::Outdated);
     assert!(mount.told().is_empty());
     assert_eq!(size(&mount, "f"), Ok(4));
+}
+
+#[test]
+fn what_was_looked_at_ahead_of_a_change_of_ours_is_not_believed_after_it() {
+    let world = World::new(Options::default());
+    for name in ["d/a", "d/b", "d/c"] {
+        world.remote.put(name, b"content");
+    }
+    world.remote.put_with("d/sub/", b"", ObjectHeaders::default());
+    let mount = world.mount();
+    let driver = &mount.driver;
+    let set = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    mount.run("a row of looks, and a change of what lies ahead", async {
+        driver.list("d", true).await.expect("listed");
+        driver.stat("d/a").await.expect("seen");
+        driver.set_mtime("d/c", set).await.expect("set");
+        driver.chmod("d/sub", 0o700).await.expect("set");
+    });
+    mount.sleep(Duration::from_secs(3));
+    mount.run("a look after the kernel has forgotten", async {
+        driver.forget_all();
+        assert_eq!(driver.stat("d/c").await.expect("seen").mtime, set);
+        assert_eq!(driver.stat("d/sub").await.expect("seen").mode & 0o7777, 0o700);
+    });
 }
