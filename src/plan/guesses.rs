@@ -30,6 +30,8 @@ const MOST_SLACK: f64 = 0.1;
 const MOST_SPREAD: f64 = 0.15;
 /// Nobody needs to know what is further away, in nodes.
 const FURTHEST: f64 = 1e12;
+/// Bytes below that level in which it is looked for what digits there are.
+const NEIGHBOURS: usize = 8;
 /// Letters that count as digits must be so many where they are no hexadecimal ones.
 const FEWEST_LETTERS: usize = 4;
 
@@ -271,7 +273,7 @@ impl Places {
         let last = names.last()?.get(..depth)?;
         let whole = names.last()?;
         let changing = common.iter().copied().min()?;
-        let mut seen = vec![[false; 256]; (whole.len()).min(depth + MAX_LEVELS)];
+        let mut seen = vec![[false; 256]; whole.len().min(depth + NEIGHBOURS)];
         for name in names {
             for (at, byte) in name.iter().enumerate().take(seen.len()).skip(changing) {
                 seen[at][usize::from(*byte)] = true;

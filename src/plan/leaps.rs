@@ -113,6 +113,8 @@ pub struct Leaps {
     /// Names of the last pages that the reader had, without the prefix.
     names: VecDeque<Vec<Box<str>>>,
     guesses: Option<Guesses>,
+    /// Pages that had been read when those were learned.
+    learned_pages: usize,
     /// There was nothing behind this key.
     end: Option<String>,
     /// Pages that may be out at once.
@@ -137,6 +139,7 @@ impl Leaps {
             may_ever_leap: may_leap,
             names: VecDeque::new(),
             guesses: None,
+            learned_pages: 0,
             end: None,
             reach: FEWEST_PAGES,
             read_pages: 0,
@@ -285,8 +288,9 @@ impl Leaps {
             return None;
         }
         let last = self.stretches.back().filter(|last| last.is_on_its_way)?;
-        if self.guesses.is_none() {
+        if self.read_pages > self.learned_pages {
             self.guesses = Guesses::learn(self.names.iter().map(Vec::as_slice));
+            self.learned_pages = self.read_pages;
         }
         let from = last.position.strip_prefix(&self.prefix)?;
         let name = self.guesses.as_ref()?.behind(from, self.page_keys)?;
@@ -383,7 +387,6 @@ impl Leaps {
     fn has_read(&mut self, page: &Page) {
         self.read_pages += 1;
         self.read_keys += page.objects.len() + page.prefixes.len();
-        self.guesses = None;
         if self.may_ever_leap && page.continuation.is_some() {
             let names = names_of(page, &self.prefix);
             self.names.push_back(names.into_iter().map(Into::into).collect());

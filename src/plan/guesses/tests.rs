@@ -1,6 +1,8 @@
 //! How names go on.
 
 use super::*;
+use crate::plan::testing::repeatable;
+use proptest::prelude::*;
 
 fn learned(names: &[String], page: usize) -> Option<Guesses> {
     let mut names: Vec<Box<str>> = names.iter().map(|name| name.as_str().into()).collect();
@@ -66,5 +68,42 @@ fn a_guess_is_text_without_a_slash() {
         if let Some(next) = guesses.behind(from, 100) {
             assert!(*next > **from && !next.contains('/'), "{next} behind {from}");
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(repeatable())]
+
+    /// Whatever the names are, and from wherever it is asked.
+    #[test]
+    fn a_guess_lies_behind_and_can_be_asked_for(
+        names in proptest::collection::btree_set("([ab]|é|𝄞|-)?[0-9a-f]{1,3}(/|ü|\\PC)?", 20..200),
+        page in 3..30usize,
+        from in "\\PC{0,4}",
+        count in 1..1_000usize,
+    ) {
+        let names: Vec<String> = names.into_iter().collect();
+        let Some(guesses) = learned(&names, page) else { return Ok(()) };
+        for from in names.iter().chain([&from]) {
+            if let Some(next) = guesses.behind(from, count) {
+                prop_assert!(*next > **from && !next.contains('/'), "{} behind {}", next, from);
+                prop_assert!(next.len() <= from.len().max(8) + MAX_LEVELS);
+            }
+        }
+    }
+
+    /// Dense counters of any kind are told to a name.
+    #[test]
+    fn a_dense_counter_is_told(first in 0..1_000_000_000u64, ahead in 1..8u64, base in 0..3usize) {
+        let name = |n: u64| match base {
+            0 => format!("a-{n:012}.txt"),
+            1 => format!("{n:012x}"),
+            _ => format!("{n:012X}.é"),
+        };
+        let guesses = learned(&counters(first..first + 4_000, name), 500).expect("even");
+        let from = first + 3_999;
+        let next = guesses.behind(&name(from), 500 * ahead as usize).expect("known");
+        let (least, most) = (name(from + 500 * ahead - 3 * ahead - 2), name(from + 500 * ahead));
+        prop_assert!(least <= next && next <= most, "{} <= {} <= {}", least, next, most);
     }
 }
