@@ -2,7 +2,8 @@
 //!
 //! Difficulties, and who solves them:
 //! 1. Who relies on news believes what it knows for ever; when no news can come, it must not: everything is doubted once,
-//!    and what is learned from then on is believed for [`TTL_WITHOUT_NEWS`] ([`Tree::lose_news`]).
+//!    and what is learned from then on is believed for [`TTL_WITHOUT_NEWS`] ([`Tree::miss_news`]). A queue that falls silent is
+//!    noticed as soon as one that refuses: it has so much time since its last answer ([`ask`]).
 //! 2. News come late, twice, and in any order, and most are of what this mount did itself. So nothing is taken from them but
 //!    that a key is to be asked again, and not even that when what is known is what they tell ([`Tree::heard_of`]).
 //! 3. A queue belongs to one mount: what has been read is deleted, also what concerns it not, and what cannot be understood,
@@ -10,7 +11,7 @@
 
 use super::Tree;
 use super::node::DirectoryPlace;
-use crate::base::error::{Error, ErrorKind};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::mount_config::Source;
 use crate::base::names::DirectoryKey;
 use crate::base::object::{ObjectId, Version};
@@ -24,8 +25,10 @@ use std::time::{Duration, SystemTime};
 
 /// How long names and attributes are believed while there are no news.
 const TTL_WITHOUT_NEWS: Duration = Duration::from_secs(10);
-/// A queue that fails for so long is not relied upon.
+/// A queue that has not answered for so long is not relied upon: longer than it is asked to wait.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What it has at least for one answer.
+const LEAST_PATIENCE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// What the store says of one change's time differs by so much at most: it tells whole seconds in some places.
@@ -56,37 +59,34 @@ pub struct NewsCounts {
     pub not_understood: u64,
 }
 
-/// A row of failures.
-struct Trouble {
-    since: rt::Instant,
-    pause: Duration,
-}
-
 /// Reads the queue until the task is ended.
 pub async fn listen(tree: Arc<Tree>, queue: Queue) {
-    let mut trouble: Option<Trouble> = None;
+    let mut answered_at = rt::now();
+    // The pause after the next failure, where there was one just now.
+    let mut trouble: Option<Duration> = None;
     let mut deletes_fail = false;
     loop {
-        let messages = match queue.receive(queue.wait()).await {
+        // One that is in doubt is to answer at once.
+        let wait = trouble.map_or(queue.wait(), |_| Duration::ZERO);
+        let messages = match ask(&queue, wait, answered_at).await {
             Ok(messages) => messages,
             Err(error) => {
-                let trouble = trouble.get_or_insert_with(|| Trouble {
-                    since: rt::now(),
-                    pause: FIRST_PAUSE,
-                });
-                tree.miss_news(&error, trouble.since);
-                rt::sleep(trouble.pause).await;
-                trouble.pause = (trouble.pause * 2).min(LONGEST_PAUSE);
+                tree.miss_news(&error, answered_at);
+                let pause = trouble.unwrap_or(FIRST_PAUSE);
+                trouble = Some((pause * 2).min(LONGEST_PAUSE));
+                let left = PATIENCE.saturating_sub(answered_at.elapsed());
+                rt::sleep(if left.is_zero() { pause } else { pause.min(left) }).await;
                 continue;
             }
         };
+        answered_at = rt::now();
         if trouble.take().is_some() {
             tree.find_news(&queue);
         }
         tree.hear(&messages);
         if messages.is_empty() {
             // Queues count waits in seconds: of less, nothing is waited.
-            rt::sleep(FIRST_PAUSE.saturating_sub(queue.wait())).await;
+            rt::sleep(FIRST_PAUSE.saturating_sub(wait)).await;
             continue;
         }
         let deleted = queue.delete(&messages).await;
@@ -98,6 +98,16 @@ pub async fn listen(tree: Arc<Tree>, queue: Queue) {
         }
         deletes_fail = deleted.is_err();
     }
+}
+
+/// The next messages, from a queue whose last answer came at `answered_at`.
+async fn ask(queue: &Queue, wait: Duration, answered_at: rt::Instant) -> Result<Vec<Message>> {
+    let patience = PATIENCE.saturating_sub(answered_at.elapsed()).max(LEAST_PATIENCE);
+    let answer = rt::timeout(patience, queue.receive(wait)).await;
+    answer.unwrap_or_else(|_| {
+        let text = format!("no answer of {} for {patience:?}", queue.url());
+        Err(Error::new(ErrorKind::TimedOut, text))
+    })
 }
 
 impl Tree {
@@ -177,13 +187,13 @@ impl Tree {
         }
     }
 
-    fn miss_news(&self, error: &Error, since: rt::Instant) {
+    fn miss_news(&self, error: &Error, answered_at: rt::Instant) {
         // What waiting does not mend.
         let is_final = matches!(
             error.kind(),
             ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Invalid
         );
-        if !is_final && since.elapsed() < PATIENCE {
+        if !is_final && answered_at.elapsed() < PATIENCE {
             tracing::debug!(%error, "no notifications");
             return;
         }

@@ -171,3 +171,44 @@ async fn what_refuses_while_it_is_mounted_is_not_relied_upon_until_it_answers() 
         peer.seen();
     }
 }
+
+/// How the queue fails after an answer without messages, and then answers again.
+async fn noticed_after(failures: impl IntoIterator<Item = Step>) -> Duration {
+    let steps = [json("200 OK", "{}")].into_iter().chain(failures).chain([
+        json("200 OK", "{}"),
+        json("200 OK", "{}"),
+        Step::AnswerAndHang(Vec::new()),
+    ]);
+    let peer = Peer::new(steps);
+    let client = client(&peer).await;
+    let state = tempfile::tempdir().expect("a directory");
+    let tree = tree(&client, state.path());
+    let queue = Queue::new(&client, PLAIN_URL).expect("an address");
+    let is_believed = || tree.ttl_left(rt::now()) > Duration::from_hours(1);
+    let began = rt::now();
+    let listening = rt::spawn(listen(tree.clone(), queue));
+    while is_believed() {
+        rt::sleep(Duration::from_millis(100)).await;
+    }
+    let noticed_after = began.elapsed();
+    // It answers.
+    while !is_believed() {
+        rt::sleep(Duration::from_millis(100)).await;
+    }
+    // As soon as it has answered it may wait for messages again.
+    rt::sleep(Duration::from_secs(2)).await;
+    listening.abort();
+    peer.seen();
+    noticed_after
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_is_not_relied_upon_thirty_seconds_after_its_last_answer() {
+    let limits = Duration::from_secs(30)..Duration::from_secs(31);
+    let silent = noticed_after([Step::AnswerAndHang(Vec::new())]).await;
+    assert!(limits.contains(&silent), "silent: {silent:?}");
+    let refusing = noticed_after((0..6).map(|_| Step::Refuse)).await;
+    assert!(limits.contains(&refusing), "refusing: {refusing:?}");
+    let both = noticed_after([Step::Refuse, Step::AnswerAndHang(Vec::new())]).await;
+    assert!(limits.contains(&both), "both: {both:?}");
+}
