@@ -266,6 +266,7 @@ impl Fs {
         if node.kind != Kind::File {
             return Err(Error::new(ErrorKind::IsDirectory, "not a regular file"));
         }
+        self.tree.truncated(ino);
         if let Some(number) = handle {
             let handle = self.file_handle(number)?;
             if !handle.writable {

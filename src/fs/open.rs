@@ -166,6 +166,7 @@ impl Fs {
         let direct_io = surprise == Surprise::IsOpened;
         if flags & libc::O_TRUNC != 0 {
             let (open, changing) = self.open_truncated(&node).await?;
+            self.tree.truncated(ino);
             self.tree.settle_size(ino).await;
             let way = Way::Ordinary(changing);
             let answer = Answer {

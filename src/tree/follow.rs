@@ -47,6 +47,14 @@ impl Tree {
         }
     }
 
+    /// The kernel has dropped its last page: of what is written from then on it keeps whole ones only, also where it comes to the
+    /// same size.
+    pub fn truncated(&self, ino: Ino) {
+        if let Some(node) = self.table().get_mut(ino) {
+            node.has_last_page = false;
+        }
+    }
+
     /// True when the kernel's pages of the inode are right. Where they are not it drops them when it hears of the open; until
     /// then an open that kept them would see old ones.
     #[must_use]

@@ -7,6 +7,7 @@ use crate::support::store::Store;
 use crate::support::{PATIENCE, poll};
 use pailfs::embedded::Operation;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 crate::on_the_embedded_store!(
@@ -17,6 +18,7 @@ crate::on_the_embedded_store!(
     nothing_is_asked_twice_in_a_short_time,
     the_next_mount_does_not_probe_again,
     what_was_written_is_read_with_one_request,
+    what_was_rewritten_is_read_with_one_request,
     what_an_earlier_mount_wrote_is_read_with_one_request_each,
     cloning_a_repository,
 );
@@ -199,6 +201,34 @@ fn what_was_written_is_read_with_one_request(store: &Store) {
             (read_after(&read_with_one, &content) == [(Operation::Head, 1)].into()).then_some(())
         });
         assert!(seen_again.is_some(), "{name}");
+    }
+}
+
+fn what_was_rewritten_is_read_with_one_request(store: &Store) {
+    let mount = store.mount().options("--metadata-ttl 1h").start();
+    let counts = store.server().counts().clone();
+    let (before, after) = (vec![b'b'; 100], vec![b'a'; 100]);
+    for way in ["by open", "later"] {
+        let rewrite = |path: &Path| {
+            if way == "by open" {
+                return files::write(path, &after);
+            }
+            let mut file = std::fs::File::options().write(true).open(path)?;
+            file.set_len(0)?;
+            file.write_all(&after)
+        };
+        let mut names = (0..).map(|number| format!("{way}{number}"));
+        // As above, one may be still open.
+        let read_with_one = poll(PATIENCE, || {
+            let path = mount.join(names.next()?);
+            files::write(&path, &before).expect("written");
+            assert!(std::fs::read(&path).expect("read") == before);
+            rewrite(&path).expect("rewritten");
+            counts.reset();
+            assert!(std::fs::read(&path).expect("read") == after);
+            (counts.all() == [(Operation::Get, 1)].into()).then_some(())
+        });
+        assert!(read_with_one.is_some(), "emptied {way}: {:?}", counts.all());
     }
 }
 
