@@ -181,11 +181,10 @@ impl Tree {
         name: &str,
         resolved: &Resolved,
     ) -> Result<Option<Node>> {
-        if self.heat.touch(directory) && self.list_small(directory).await.or_else(unless_denied)? {
-            match self.listings.answer(directory, name) {
+        if self.heat.touch(directory) {
+            match self.ask_by_listing(directory, name).await? {
                 Answer::Present(listed, at) => return self.settle_name(directory, name, listed, at).await,
                 Answer::Absent(_) => return Ok(None),
-                // This mount changed the directory while it was listed: the listing was not kept.
                 Answer::Unknown => {}
             }
         }
@@ -242,6 +241,25 @@ impl Tree {
             return Ok(None);
         }
         Ok(Some(self.settle_info(&id, link, &info, asked_at)))
+    }
+
+    /// What a listing of the directory says of a name; `Unknown` where it is too large, may not be listed, or was changed
+    /// meanwhile by this mount.
+    async fn ask_by_listing(
+        self: &Arc<Self>,
+        directory: &DirectoryPlace,
+        name: &str,
+    ) -> Result<Answer<Listed>> {
+        let began = rt::now();
+        if !self.list_small(directory).await.or_else(unless_denied)? {
+            return Ok(Answer::Unknown);
+        }
+        // Where the listing was not kept a former one may still be there.
+        let is_old = |at: Instant| at < began && !self.is_fresh(at);
+        Ok(match self.listings.answer(directory, name) {
+            Answer::Present(_, at) | Answer::Absent(at) if is_old(at) => Answer::Unknown,
+            answer => answer,
+        })
     }
 
     async fn look_for_directory_named(

@@ -1,6 +1,6 @@
 //! What reading directories leaves behind, and opens that meet answers which cannot be.
 
-use super::{bytes_of, world_with};
+use super::{bytes_of, open, world_with};
 use crate::in_process::{Mount, Options, World};
 use pailfs::embedded::{Fault, Operation, Quirks, When};
 use pailfs::tree::node::{Kind, ROOT};
@@ -75,7 +75,7 @@ fn an_answer_of_another_length_is_asked_for_again() {
         .inject(When::on(Operation::Get), shortened.clone());
     let read = mount.run("read", mount.driver.read_file("f"));
     assert_eq!(read.as_deref(), Ok(&b"all of the bytes"[..]));
-    mount.sleep(std::time::Duration::from_secs(60));
+    mount.sleep(Duration::from_secs(60));
     world
         .store
         .faults()
@@ -86,6 +86,35 @@ fn an_answer_of_another_length_is_asked_for_again() {
     assert_eq!(bytes_of(&world, "f").expect("there"), b"all of the bytes");
     let read = mount.run("read", mount.driver.read_file("f"));
     assert_eq!(read.as_deref(), Ok(&b"all of the bytes"[..]));
+}
+
+/// A listing that is worthless, as this mount changed the directory meanwhile, leaves an older one behind.
+#[test]
+fn an_old_listing_does_not_answer_for_one_that_was_not_kept() {
+    let (world, mount) = world_with("d/old", b"x");
+    let driver = &mount.driver;
+    mount.run("list", driver.list("d", true)).expect("listed");
+    let mine = open(&mount, "d/mine", libc::O_CREAT | libc::O_WRONLY);
+    mount
+        .run("write", driver.write(&mine, 0, b"mine"))
+        .expect("written");
+    world.remote.put("d/new", b"theirs");
+    mount.sleep(Duration::from_secs(60));
+    // The second name that is asked for makes the directory be listed.
+    let nothing = mount.run("stat", driver.stat("d/nothing"));
+    assert_eq!(nothing.map(|stat| stat.size_bytes), Err(libc::ENOENT));
+    let slowly = Fault::Delay(Duration::from_secs(5));
+    world
+        .store
+        .faults()
+        .inject(When::on(Operation::List).for_ever(), slowly);
+    let closing = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        driver.close(mine).await
+    };
+    let (stat, closed) = mount.run("stat", async { tokio::join!(driver.stat("d/new"), closing) });
+    closed.expect("closed");
+    assert_eq!(stat.map(|stat| stat.size_bytes), Ok(6));
 }
 
 /// What may be a symlink is looked at. Where that is refused it is shown as what the listing says, and all others are too.
