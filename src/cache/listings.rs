@@ -70,7 +70,7 @@ pub struct Ticket<K> {
     serial: u64,
 }
 
-/// A point in the order of all changes that were made through this mount.
+/// A point in the order of all changes of what is known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(u64);
 
@@ -351,6 +351,8 @@ impl<K: Hash + Eq + Clone, E: Listable> Inner<K, E> {
 
     fn put(&mut self, directory: K, listing: Listing<E>, capacity_entries: usize) {
         self.take(&directory);
+        // Whoever reads it has older entries.
+        self.last_change.0 += 1;
         self.held_entries += weight(&listing);
         self.by_directory.put(directory, listing);
         while self.held_entries > capacity_entries {

@@ -21,6 +21,7 @@ use crate::tree::Listed;
 use crate::tree::directory::{DirectoryReader, Entered, Item};
 use crate::tree::node::{DirectoryPlace, Ino, Kind, Node, Place};
 use futures_util::stream::{self, StreamExt};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -271,8 +272,8 @@ impl Fs {
             let moment = self.tree.listings.moment();
             let now = handle.as_it_is(&read);
             let (item, is_sure) = match &now {
-                Entered::Is(item) => (item, true),
-                Entered::MayBe(item) => (item, false),
+                Entered::Is(item) => (&**item, true),
+                Entered::MayBe => (&read, false),
                 Entered::IsGone => return Ok(None),
             };
             if let Some(place) = &handle.place
@@ -371,10 +372,10 @@ impl Fs {
 }
 
 impl DirectoryHandle {
-    fn as_it_is(&self, item: &Item) -> Entered {
+    fn as_it_is<'a>(&self, item: &'a Item) -> Entered<'a> {
         match &self.reader {
             Some(reader) => reader.as_it_is(item),
-            None => Entered::Is(item.clone()),
+            None => Entered::Is(Cow::Borrowed(item)),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::base::object::ObjectId;
 use crate::cache::listings::{Since, Ticket, Watch};
 use crate::plan::entries::{DirectoryEntries, Entry, EntryKind, ListingOrder, PageObject};
 use crate::rt::{self, Instant};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -65,11 +66,11 @@ impl Item {
 
 /// What an entry that was read has become.
 #[derive(PartialEq)]
-pub enum Entered {
+pub enum Entered<'a> {
     /// This is what there is, as far as is known.
-    Is(Item),
+    Is(Cow<'a, Item>),
     /// It has changed, and nobody has asked the bucket since.
-    MayBe(Item),
+    MayBe,
     IsGone,
 }
 
@@ -245,7 +246,7 @@ impl DirectoryReader {
 
     /// What has become of an entry that this reader has given.
     #[must_use]
-    pub fn as_it_is(&self, item: &Item) -> Entered {
+    pub fn as_it_is<'a>(&self, item: &'a Item) -> Entered<'a> {
         let listed_at = match item {
             Item::Listed { at, .. } => Some(*at),
             Item::Local(node) => {
@@ -253,21 +254,21 @@ impl DirectoryReader {
                 let known = table.get(node.ino);
                 let is_there = |known: &Node| !known.gone && known.link == node.link;
                 if let Some(known) = known.filter(|known| is_there(known)) {
-                    return Entered::Is(Item::Local(Box::new(known.clone())));
+                    return Entered::Is(Cow::Owned(Item::Local(Box::new(known.clone()))));
                 }
                 None
             }
         };
         match self.tree.listings.since(&self.watch, item.name(), listed_at) {
-            Since::AsListed if listed_at.is_some() => Entered::Is(item.clone()),
+            Since::AsListed if listed_at.is_some() => Entered::Is(Cow::Borrowed(item)),
             // Only this mount had it, and nobody has said where it is now.
-            Since::AsListed | Since::IsUnsure => Entered::MayBe(item.clone()),
+            Since::AsListed | Since::IsUnsure => Entered::MayBe,
             Since::IsGone => Entered::IsGone,
-            Since::Is(listed, at) => Entered::Is(Item::Listed {
+            Since::Is(listed, at) => Entered::Is(Cow::Owned(Item::Listed {
                 name: item.name().to_owned(),
                 listed,
                 at,
-            }),
+            })),
         }
     }
 

@@ -102,6 +102,10 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
     #[must_use]
     pub fn since(&self, watch: &Watch<K>, name: &str, listed_at: Option<Instant>) -> Since<E> {
         let inner = self.lock();
+        if inner.last_change == watch.from {
+            // Nothing anywhere.
+            return Since::AsListed;
+        }
         if let Some(watched) = inner.watched.get(&watch.directory) {
             match watched.names.get(name) {
                 Some((at, since)) if *at > watch.from => return since.clone(),
