@@ -5,7 +5,7 @@ use super::{Invalidation, Listed, Tree, lookup};
 use crate::base::attributes::Attributes;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::limits::KIB;
-use crate::base::mount_config::Source;
+use crate::base::mount_config::{AttributesMode, Source};
 use crate::base::names::{self, Named};
 use crate::base::object::{ETag, ObjectHeaders, ObjectId, Version};
 use crate::plan::entries::PageObject;
@@ -196,19 +196,26 @@ impl Tree {
     }
 
     /// The inode's object is at a new key in this version: a copy of the version `source`, which is usually the one that
-    /// was known. If it is not, pages and attributes of the inode are not those of its object.
+    /// was known. If it is not, pages and attributes of the inode are not those of its object; of what is to be asked again the
+    /// attributes may not be.
     pub fn follow(&self, ino: Ino, source: &ETag, version: Version) {
         let node = {
             let mut table = self.table();
             let Some(node) = table.get_mut(ino) else { return };
-            if node.version.as_ref().is_none_or(|known| known.etag != *source) {
+            let has_other_bytes = node.version.as_ref().is_none_or(|known| known.etag != *source);
+            if has_other_bytes {
                 node.pages_of = None;
                 node.size_is_doubtful = true;
-                node.attributes_known = false;
-                node.headers = None;
+                node.attributes = Attributes::default();
                 node.link_target = None;
             } else if are_pages_current(node) {
                 node.pages_of = Some(version.etag.clone());
+            }
+            if has_other_bytes || node.refresh_due.is_some() {
+                // It is a look at the object that tells.
+                node.attributes_known = false;
+                node.may_carry_attributes = self.settings.attributes != AttributesMode::Listing;
+                node.headers = None;
             }
             node.version = Some(version);
             node.is_time_own = true;

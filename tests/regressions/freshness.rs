@@ -175,6 +175,41 @@ fn what_was_looked_at_ahead_is_not_believed_after_news() {
     }
 }
 
+/// A rename copies what is there, which is not what was known.
+#[test]
+fn what_others_changed_before_a_rename_is_seen_behind_it() {
+    for (is_message, has_same_bytes) in [(true, true), (true, false), (false, true), (false, false)] {
+        let world = world(None, AttributesMode::Full);
+        for key in ["d/file", "d/below/file"] {
+            put_with_mode(&world, key, 0o600);
+        }
+        let mount = world.mount();
+        let driver = &mount.driver;
+        mount.run("list", driver.list("d/below", true)).expect("listed");
+        for path in ["d/file", "d/below/file"] {
+            assert_eq!(mode(&mount, path), 0o600);
+            if !has_same_bytes {
+                world.remote.put(path, b"of another length");
+            }
+            if has_same_bytes {
+                put_with_mode(&world, path, 0o640);
+            }
+            tell(&mount, path, is_message);
+        }
+        mount
+            .run("rename", driver.rename("d/file", "d/moved", false))
+            .expect("renamed");
+        mount
+            .run("rename", driver.rename("d/below", "d/beside", false))
+            .expect("renamed");
+        let expected = if has_same_bytes { (0o640, 8) } else { (0o644, 17) };
+        for path in ["d/moved", "d/beside/file"] {
+            let shown = (mode(&mount, path), size(&mount, path).expect("there"));
+            assert_eq!(shown, expected, "{path} {is_message}");
+        }
+    }
+}
+
 #[test]
 fn a_change_of_attributes_by_others_is_seen_by_who_lists_again() {
     let world = world(Some(TTL), AttributesMode::Full);
