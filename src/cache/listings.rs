@@ -1,4 +1,4 @@
-//! Complete listings of directories, weighted by their entries.
+//! Complete listings of directories, weighted by the memory that they take.
 //!
 //! Difficulties, and who solves them:
 //! 1. A listing that is read in pages while this mount changes the directory: [`Listings::begin`] hands out a ticket,
@@ -30,17 +30,36 @@ pub struct Listing<E> {
     pub entries: Arc<BTreeMap<String, E>>,
     pub listed_at: Instant,
     directories: usize,
+    bytes: usize,
 }
 
 /// What a listing needs to know of its entries.
 pub trait Listable: Clone {
     fn is_directory(&self) -> bool;
+    /// What it takes besides its own size.
+    fn heap_bytes(&self) -> usize;
+}
+
+/// What an allocation takes besides what is in it, about.
+pub const ALLOCATION_BYTES: usize = 16;
+/// What a listing takes besides its entries: its place in the maps, and its directory's name.
+const LISTING_BYTES: usize = 512;
+
+/// What an entry of a listing takes, about: a map's nodes are three quarters full.
+pub fn entry_bytes<E: Listable>(name: &str, entry: &E) -> usize {
+    let in_map = (size_of::<String>() + size_of::<E>()) * 4 / 3;
+    in_map + ALLOCATION_BYTES + name.len() + entry.heap_bytes()
 }
 
 impl<E: Listable> Listing<E> {
     fn new(entries: BTreeMap<String, E>, listed_at: Instant) -> Self {
         Self {
             directories: entries.values().filter(|entry| entry.is_directory()).count(),
+            bytes: LISTING_BYTES
+                + entries
+                    .iter()
+                    .map(|(name, entry)| entry_bytes(name, entry))
+                    .sum::<usize>(),
             entries: Arc::new(entries),
             listed_at,
         }
@@ -50,6 +69,23 @@ impl<E: Listable> Listing<E> {
         match self.entries.get(name) {
             Some(entry) => Answer::Present(entry.clone(), self.listed_at),
             None => Answer::Absent(self.listed_at),
+        }
+    }
+
+    /// `name` is what `comes` from now on, or gone.
+    fn change(&mut self, name: &str, comes: Option<E>) {
+        let entries = Arc::make_mut(&mut self.entries);
+        let goes = match comes {
+            Some(entry) => {
+                self.directories += usize::from(entry.is_directory());
+                self.bytes += entry_bytes(name, &entry);
+                entries.insert(name.to_owned(), entry)
+            }
+            None => entries.remove(name),
+        };
+        if let Some(gone) = goes {
+            self.directories -= usize::from(gone.is_directory());
+            self.bytes -= entry_bytes(name, &gone);
         }
     }
 }
@@ -81,12 +117,12 @@ const REMEMBERED_CHANGES: NonZeroUsize = NonZeroUsize::new(8_192).unwrap();
 /// Listings by directory. `K` names a directory, `E` is what is known of one entry.
 pub struct Listings<K: Hash + Eq + Clone, E: Listable> {
     inner: Mutex<Inner<K, E>>,
-    capacity_entries: usize,
+    capacity_bytes: usize,
 }
 
 struct Inner<K: Hash + Eq, E: Listable> {
     by_directory: LruCache<K, Listing<E>>,
-    held_entries: usize,
+    held_bytes: usize,
     /// Serial numbers of listings that are being read now.
     in_progress: HashMap<K, Vec<u64>>,
     last_serial: u64,
@@ -101,10 +137,10 @@ struct Inner<K: Hash + Eq, E: Listable> {
 
 impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
     #[must_use]
-    pub fn new(capacity_entries: usize) -> Self {
+    pub fn new(capacity_bytes: usize) -> Self {
         let inner = Inner {
             by_directory: LruCache::unbounded(),
-            held_entries: 0,
+            held_bytes: 0,
             in_progress: HashMap::new(),
             last_serial: 0,
             changed: LruCache::new(REMEMBERED_CHANGES),
@@ -114,14 +150,14 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
         };
         Self {
             inner: Mutex::new(inner),
-            capacity_entries,
+            capacity_bytes,
         }
     }
 
-    /// The most entries that one listing may have to be kept.
+    /// What one listing may take to be kept.
     #[must_use]
-    pub fn admission_limit(&self) -> usize {
-        self.capacity_entries / 8
+    pub fn admission_limit_bytes(&self) -> usize {
+        self.capacity_bytes / 8
     }
 
     /// Announces that `directory` is about to be listed.
@@ -144,9 +180,9 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
     pub fn finish(&self, ticket: Ticket<K>, entries: BTreeMap<String, E>, listed_at: Instant) {
         let mut inner = self.lock();
         let is_good = inner.end(&ticket) && !inner.has_newer(&ticket.directory, listed_at);
-        if is_good && entries.len() <= self.admission_limit() {
-            let listing = Listing::new(entries, listed_at);
-            inner.put(ticket.directory, listing, self.capacity_entries);
+        let listing = Listing::new(entries, listed_at);
+        if is_good && listing.bytes <= self.admission_limit_bytes() {
+            inner.put(ticket.directory, listing, self.capacity_bytes);
         }
     }
 
@@ -172,14 +208,13 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
         listed_at: Instant,
     ) {
         let mut inner = self.lock();
-        if inner.has_newer(directory, listed_at)
-            || inner.has_changed(directory, since)
-            || entries.len() > self.admission_limit()
-        {
+        if inner.has_newer(directory, listed_at) || inner.has_changed(directory, since) {
             return;
         }
         let listing = Listing::new(entries, listed_at);
-        inner.put(directory.clone(), listing, self.capacity_entries);
+        if listing.bytes <= self.admission_limit_bytes() {
+            inner.put(directory.clone(), listing, self.capacity_bytes);
+        }
     }
 
     /// The listing was given up.
@@ -193,7 +228,7 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
         inner.note_change(directory);
         inner.note_doubt(directory);
         let listing = Listing::new(BTreeMap::new(), now);
-        inner.put(directory.clone(), listing, self.capacity_entries);
+        inner.put(directory.clone(), listing, self.capacity_bytes);
     }
 
     #[must_use]
@@ -218,22 +253,12 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
 
     /// `name` is there now, as `entry`.
     pub fn insert(&self, directory: &K, name: &str, entry: E) {
-        let since = || Since::Is(entry.clone(), rt::now());
-        self.change(directory, name, since, |entries| {
-            let comes = entry.is_directory();
-            let goes = entries.insert(name.to_owned(), entry.clone());
-            (usize::from(comes), goes)
-        });
+        self.change(directory, name, Some(entry));
     }
 
     /// `name` is gone.
     pub fn remove(&self, directory: &K, name: &str) {
-        self.change(
-            directory,
-            name,
-            || Since::IsGone,
-            |entries| (0, entries.remove(name)),
-        );
+        self.change(directory, name, None);
     }
 
     /// Forgets one directory's listing: nothing is known any more of what is in it.
@@ -288,24 +313,19 @@ impl<K: Hash + Eq + Clone, E: Listable> Listings<K, E> {
         }
     }
 
-    /// `since` is what becomes of `name`; `change` says how many directories come, and which entry goes.
-    fn change(
-        &self,
-        directory: &K,
-        name: &str,
-        since: impl FnOnce() -> Since<E>,
-        change: impl FnOnce(&mut BTreeMap<String, E>) -> (usize, Option<E>),
-    ) {
+    /// `name` is what `comes` from now on, or gone.
+    fn change(&self, directory: &K, name: &str, comes: Option<E>) {
         let mut inner = self.lock();
         inner.note_change(directory);
-        inner.note_name(directory, name, since);
+        inner.note_name(directory, name, || {
+            let entry = comes.clone();
+            entry.map_or(Since::IsGone, |entry| Since::Is(entry, rt::now()))
+        });
         let Some(mut listing) = inner.take(directory) else {
             return;
         };
-        let (come, gone) = change(Arc::make_mut(&mut listing.entries));
-        listing.directories += come;
-        listing.directories -= usize::from(gone.is_some_and(|gone| gone.is_directory()));
-        inner.put(directory.clone(), listing, self.capacity_entries);
+        listing.change(name, comes);
+        inner.put(directory.clone(), listing, self.capacity_bytes);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<K, E>> {
@@ -349,15 +369,15 @@ impl<K: Hash + Eq + Clone, E: Listable> Inner<K, E> {
         good
     }
 
-    fn put(&mut self, directory: K, listing: Listing<E>, capacity_entries: usize) {
+    fn put(&mut self, directory: K, listing: Listing<E>, capacity_bytes: usize) {
         self.take(&directory);
         // Whoever reads it has older entries.
         self.last_change.0 += 1;
-        self.held_entries += weight(&listing);
+        self.held_bytes += listing.bytes;
         self.by_directory.put(directory, listing);
-        while self.held_entries > capacity_entries {
+        while self.held_bytes > capacity_bytes {
             match self.by_directory.pop_lru() {
-                Some((_, dropped)) => self.held_entries -= weight(&dropped),
+                Some((_, dropped)) => self.held_bytes -= dropped.bytes,
                 None => break,
             }
         }
@@ -365,14 +385,9 @@ impl<K: Hash + Eq + Clone, E: Listable> Inner<K, E> {
 
     fn take(&mut self, directory: &K) -> Option<Listing<E>> {
         let listing = self.by_directory.pop(directory)?;
-        self.held_entries -= weight(&listing);
+        self.held_bytes -= listing.bytes;
         Some(listing)
     }
-}
-
-/// An empty listing costs something too.
-fn weight<E: Listable>(listing: &Listing<E>) -> usize {
-    listing.entries.len() + 1
 }
 
 #[cfg(test)]
@@ -384,6 +399,15 @@ mod tests {
         fn is_directory(&self) -> bool {
             *self == 2
         }
+
+        fn heap_bytes(&self) -> usize {
+            0
+        }
+    }
+
+    /// Room for so many listings of one short name each.
+    fn room_for(listings: usize) -> usize {
+        listings * (LISTING_BYTES + entry_bytes("a", &1))
     }
 
     fn entries(names: &[&str]) -> BTreeMap<String, u32> {
@@ -392,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_change_during_a_listing_makes_it_worthless() {
-        let cache: Listings<&str, u32> = Listings::new(100);
+        let cache: Listings<&str, u32> = Listings::new(1 << 20);
         let ticket = cache.begin(&"d");
         cache.insert(&"d", "new", 2);
         cache.finish(ticket, entries(&["a"]), rt::now());
@@ -408,7 +432,7 @@ mod tests {
 
     #[test]
     fn of_two_listings_the_one_that_began_later_counts() {
-        let cache: Listings<&str, u32> = Listings::new(100);
+        let cache: Listings<&str, u32> = Listings::new(1 << 20);
         let earlier = rt::now();
         let later = earlier + Duration::from_secs(1);
         let (slow, quick) = (cache.begin(&"d"), cache.begin(&"d"));
@@ -420,7 +444,7 @@ mod tests {
 
     #[test]
     fn a_listing_without_a_ticket_is_worthless_after_a_change_since_it_began() {
-        let cache: Listings<&str, u32> = Listings::new(100);
+        let cache: Listings<&str, u32> = Listings::new(1 << 20);
         cache.insert(&"changed before", "x", 1);
         let (since, asked_at) = (cache.moment(), rt::now());
         cache.insert(&"changed", "new", 2);
@@ -442,7 +466,7 @@ mod tests {
 
     #[test]
     fn more_changes_than_are_remembered_count_for_all_directories() {
-        let cache: Listings<usize, u32> = Listings::new(100);
+        let cache: Listings<usize, u32> = Listings::new(1 << 20);
         let (since, asked_at) = (cache.moment(), rt::now());
         for directory in 0..=REMEMBERED_CHANGES.get() {
             cache.remove(&directory, "x");
@@ -455,23 +479,36 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go_when_there_are_too_many_entries_and_giants_never_enter() {
-        let cache: Listings<u32, u32> = Listings::new(16);
+    fn the_oldest_go_when_there_is_too_much_and_giants_never_enter() {
+        let capacity_bytes = room_for(16);
+        let cache: Listings<u32, u32> = Listings::new(capacity_bytes);
         for directory in 0..20 {
             let ticket = cache.begin(&directory);
             cache.finish(ticket, entries(&["a"]), rt::now());
         }
         assert_eq!(cache.answer(&0, "a"), Answer::Unknown);
         assert!(matches!(cache.answer(&19, "a"), Answer::Present(1, _)));
-        assert!(cache.lock().held_entries <= 16);
+        assert_eq!(cache.lock().by_directory.len(), 16);
+        let long = "a".repeat(2 * LISTING_BYTES);
         let ticket = cache.begin(&99);
-        cache.finish(ticket, entries(&["a", "b", "c"]), rt::now());
+        cache.finish(ticket, entries(&["a", &long]), rt::now());
         assert_eq!(cache.answer(&99, "a"), Answer::Unknown);
+        // One that grows takes the room of others.
+        for number in 0..4 {
+            cache.insert(&19, &format!("{number}{long}"), 1);
+        }
+        assert!(cache.lock().held_bytes <= capacity_bytes);
+        assert!(cache.lock().by_directory.len() < 9);
+        for number in 0..4 {
+            cache.remove(&19, &format!("{number}{long}"));
+        }
+        let inner = cache.lock();
+        assert_eq!(inner.held_bytes, room_for(inner.by_directory.len()));
     }
 
     #[test]
     fn directories_are_counted_along() {
-        let cache: Listings<&str, u32> = Listings::new(100);
+        let cache: Listings<&str, u32> = Listings::new(1 << 20);
         let count = |cache: &Listings<&str, u32>| cache.directories(&"d").map(|(count, _)| count);
         assert_eq!(count(&cache), None);
         let ticket = cache.begin(&"d");
@@ -488,7 +525,7 @@ mod tests {
 
     #[test]
     fn a_new_directory_is_known_to_be_empty() {
-        let cache: Listings<&str, u32> = Listings::new(100);
+        let cache: Listings<&str, u32> = Listings::new(1 << 20);
         cache.insert_empty(&"d", rt::now());
         assert!(matches!(cache.answer(&"d", "x"), Answer::Absent(_)));
         cache.forget_where(|directory| directory.starts_with('d'));

@@ -22,7 +22,7 @@ use crate::s3::types::ListRequest;
 use crate::s3::{Client, ClientOptions, Feature, Message, Queue, Support};
 use crate::spool::Spool;
 use crate::telemetry::Metrics;
-use crate::tree::{LISTING_CAPACITY_ENTRIES, Tree, TreeSettings, notifications};
+use crate::tree::{LISTING_CAPACITY_BYTES, Tree, TreeSettings, notifications};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -258,7 +258,7 @@ fn tree_settings(config: &MountConfig, client: &Client) -> TreeSettings {
         allow_bucket_changes: config.allow_bucket_changes,
         listings_show_algorithms: client.capabilities().get(Feature::ListedAlgorithms) == Support::Honoured,
         head_parallelism: config.head_parallelism,
-        listing_capacity_entries: LISTING_CAPACITY_ENTRIES,
+        listing_capacity_bytes: LISTING_CAPACITY_BYTES,
         attributes_on_disk: None,
     }
 }

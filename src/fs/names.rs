@@ -90,7 +90,7 @@ impl Fs {
         };
         let node = self
             .tree
-            .made_directory(&directory, name, &place, version, attributes)?;
+            .made_directory(&directory, name, &place, version, (attributes, format))?;
         self.tree.count_lookup(node.ino);
         self.touch_directory(&directory);
         Ok(node)

@@ -106,7 +106,7 @@ impl Tree {
         name: &str,
         place: &DirectoryPlace,
         version: Version,
-        attributes: Attributes,
+        attributes: (Attributes, MetadataFormat),
     ) -> Result<Node> {
         let now = rt::now();
         self.listings

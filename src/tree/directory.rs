@@ -14,11 +14,12 @@ use super::pages::Pages;
 use super::{Listed, Tree};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::ObjectId;
-use crate::cache::listings::{Since, Ticket, Watch};
+use crate::cache::listings::{Listing, Since, Ticket, Watch, entry_bytes};
 use crate::plan::entries::{DirectoryEntries, Entry, EntryKind, ListingOrder, PageObject};
 use crate::rt::{self, Instant};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// S3 returns at most this many keys in a page, whatever is asked for.
@@ -84,6 +85,7 @@ pub struct DirectoryStream {
     finished: bool,
     ticket: Option<Ticket<DirectoryPlace>>,
     collected: Option<BTreeMap<String, Listed>>,
+    collected_bytes: usize,
     started_at: Instant,
 }
 
@@ -136,15 +138,14 @@ impl DirectoryStream {
         let Some(collected) = &mut self.collected else {
             return;
         };
-        if collected.len() + batch.len() > self.tree.listings.admission_limit() {
-            self.collected = None;
-            return;
+        for entry in batch {
+            let listed = listed(&entry.kind);
+            self.collected_bytes += entry_bytes(&entry.name, &listed);
+            collected.insert(entry.name.clone(), listed);
         }
-        collected.extend(
-            batch
-                .iter()
-                .map(|entry| (entry.name.clone(), listed(&entry.kind))),
-        );
+        if self.collected_bytes > self.tree.listings.admission_limit_bytes() {
+            self.collected = None;
+        }
     }
 
     fn keep(&mut self) {
@@ -186,6 +187,7 @@ impl Tree {
             finished: false,
             ticket: Some(ticket),
             collected: Some(BTreeMap::new()),
+            collected_bytes: 0,
             started_at: rt::now(),
         }
     }
@@ -210,9 +212,10 @@ impl Drop for DirectoryReader {
 enum Source {
     /// Nothing was read yet.
     Undecided,
-    /// From the cache.
+    /// From the cache: as it was when it was decided so, from behind `after` on.
     Listing {
-        items: VecDeque<Item>,
+        listing: Listing<Listed>,
+        after: Option<String>,
     },
     Bucket(Box<DirectoryStream>),
 }
@@ -286,9 +289,7 @@ impl DirectoryReader {
         self.tree.walks.has_read(&self.place);
         self.tree.look_at_types_ahead(&self.place).await;
         match listing {
-            Some(listing) => Source::Listing {
-                items: cached_items(&self.tree, &self.place, &listing),
-            },
+            Some(listing) => Source::Listing { listing, after: None },
             None => Source::Bucket(Box::new(self.tree.stream(self.place.clone()))),
         }
     }
@@ -316,10 +317,7 @@ impl DirectoryReader {
         }
         let batch = match &mut self.source {
             Source::Undecided => None,
-            Source::Listing { items } => {
-                let count = items.len().min(CACHED_BATCH);
-                (count > 0).then(|| items.drain(..count).collect::<Vec<_>>())
-            }
+            Source::Listing { listing, after } => cached_items(&self.tree, &self.place, listing, after),
             Source::Bucket(stream) => stream.next_batch().await?,
         };
         let Some(mut items) = batch else { return Ok(None) };
@@ -349,15 +347,21 @@ impl DirectoryReader {
     }
 }
 
+/// The next entries of a listing, hidden ones left out; `None` at the end. Nothing of it is copied before it is asked for.
 fn cached_items(
     tree: &Tree,
     place: &DirectoryPlace,
-    listing: &crate::cache::listings::Listing<Listed>,
-) -> VecDeque<Item> {
+    listing: &Listing<Listed>,
+    after: &mut Option<String>,
+) -> Option<Vec<Item>> {
     let table = tree.table();
-    listing
+    let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+    let mut last = None;
+    let items: Vec<Item> = listing
         .entries
-        .iter()
+        .range::<str, _>((from, Bound::Unbounded))
+        .take(CACHED_BATCH)
+        .inspect(|(name, _)| last = Some(*name))
         .filter(|(_, listed)| match listed {
             Listed::Object(object) => {
                 !table.is_hidden(&ObjectId::new(place.bucket.clone(), object.key.as_str()))
@@ -369,7 +373,9 @@ fn cached_items(
             listed: listed.clone(),
             at: listing.listed_at,
         })
-        .collect()
+        .collect();
+    *after = Some(last?.clone());
+    Some(items)
 }
 
 impl Tree {

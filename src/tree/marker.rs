@@ -311,7 +311,7 @@ impl Tree {
             attributes.write(format, &mut headers.metadata);
             match self.put_marker_with(place, headers.clone(), condition).await {
                 Ok(version) => {
-                    self.marked_directory(node.ino, place, version, attributes, Some(headers));
+                    self.marked_directory(node.ino, place, version, (attributes, format), Some(headers));
                     return Ok(());
                 }
                 Err(error) if error.kind() == ErrorKind::Exists => {}
@@ -336,20 +336,20 @@ impl Tree {
         }
     }
 
-    /// The directory has this marker now.
+    /// The directory has this marker now, which was put with the attributes in this format.
     pub fn marked_directory(
         &self,
         ino: Ino,
         place: &DirectoryPlace,
         version: Version,
-        attributes: Attributes,
+        (attributes, format): (Attributes, MetadataFormat),
         headers: Option<ObjectHeaders>,
     ) {
         self.markers_matter.store(true, Ordering::Relaxed);
         self.heads.forget(&Self::marker_id(place));
         self.listed_markers.forget(place);
-        let keeps_metadata =
-            self.client.capabilities().get(Feature::MarkerMetadata) == Support::Honoured && headers.is_some();
+        let keeps_metadata = self.client.capabilities().get(Feature::MarkerMetadata) == Support::Honoured
+            && format != MetadataFormat::None;
         let mut table = self.table();
         if keeps_metadata {
             table.forget_unsaved(place);

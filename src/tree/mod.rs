@@ -41,7 +41,7 @@ use crate::base::names::DirectoryKey;
 use crate::base::object::ObjectId;
 use crate::cache::attributes::AttributeCache;
 use crate::cache::attributes::disk::DiskAttributes;
-use crate::cache::listings::{Listable, Listings};
+use crate::cache::listings::{ALLOCATION_BYTES, Listable, Listings};
 use crate::plan::entries::{ListingOrder, PageObject};
 use crate::rt::{self, Instant};
 use crate::s3::Client;
@@ -83,6 +83,18 @@ impl Listable for Listed {
     fn is_directory(&self) -> bool {
         matches!(self, Self::Directory(_))
     }
+
+    fn heap_bytes(&self) -> usize {
+        let allocated = |bytes: usize| bytes + ALLOCATION_BYTES;
+        match self {
+            Self::Object(object) => {
+                let texts = [&object.checksum_algorithm, &object.storage_class];
+                let texts = texts.into_iter().flatten().map(|text| allocated(text.len()));
+                allocated(object.key.len()) + allocated(object.etag.as_str().len()) + texts.sum::<usize>()
+            }
+            Self::Directory(key) => allocated(key.prefix().len()),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -98,8 +110,8 @@ pub struct TreeSettings {
     pub listings_show_algorithms: bool,
     /// So many looks at objects run ahead of a walk at a time.
     pub head_parallelism: usize,
-    /// The limit of entries in all cached listings together.
-    pub listing_capacity_entries: usize,
+    /// What all cached listings may take together.
+    pub listing_capacity_bytes: usize,
     /// What mounts of this machine know of attributes.
     pub attributes_on_disk: Option<Arc<DiskAttributes>>,
 }
@@ -120,8 +132,8 @@ pub enum Invalidation {
     Nothing { told: oneshot::Sender<()> },
 }
 
-/// For [`TreeSettings::listing_capacity_entries`], where nothing else is known.
-pub const LISTING_CAPACITY_ENTRIES: usize = 400_000;
+/// For [`TreeSettings::listing_capacity_bytes`], where nothing else is known: 400,000 entries, where names are as usual.
+pub const LISTING_CAPACITY_BYTES: usize = 160 << 20;
 // unwrap: the number is not zero, which the compiler checks.
 const ATTRIBUTE_CAPACITY: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 
@@ -186,7 +198,7 @@ impl Tree {
             listed_markers: marker::ListedMarkers::default(),
             news: notifications::News::default(),
             table: Mutex::new(Table::new(root, rt::now(), rt::wall_clock())),
-            listings: Listings::new(settings.listing_capacity_entries),
+            listings: Listings::new(settings.listing_capacity_bytes),
             attributes: AttributeCache::new(ATTRIBUTE_CAPACITY, settings.attributes_on_disk.clone()),
             buckets: buckets::BucketCache::default(),
             heat: lookup::Heat::default(),

@@ -11,9 +11,14 @@ use super::node::{DirectoryPlace, Ino, Kind, Link, Node, Place, ROOT};
 use crate::base::attributes::Attributes;
 use crate::base::object::{ETag, ObjectHeaders, ObjectId, Version};
 use crate::rt::Instant;
+use lru::LruCache;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+// unwrap: the number is not zero, which the compiler checks.
+const MAX_UNSAVED: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 
 /// What has just been learned of an object.
 #[derive(Clone, Debug)]
@@ -34,8 +39,8 @@ pub struct Table {
     hidden: HashMap<ObjectId, Ino>,
     /// Directories that lost their last child and wait for a marker.
     emptied: HashSet<DirectoryPlace>,
-    /// Attributes of directories that no marker in the bucket carries, for the life of the mount.
-    unsaved: HashMap<DirectoryPlace, Attributes>,
+    /// Attributes of directories that no marker in the bucket carries, for the life of the mount: of those set last.
+    unsaved: LruCache<DirectoryPlace, Attributes>,
 }
 
 impl Table {
@@ -47,7 +52,7 @@ impl Table {
             directories: HashMap::new(),
             hidden: HashMap::new(),
             emptied: HashSet::new(),
-            unsaved: HashMap::new(),
+            unsaved: LruCache::new(MAX_UNSAVED),
         };
         if let Place::Directory(place) = &root {
             table.directories.insert(place.clone(), ROOT);
@@ -211,16 +216,16 @@ impl Table {
 
     /// The directory's attributes, which the bucket does not carry, are these.
     pub fn keep_unsaved(&mut self, place: &DirectoryPlace, attributes: Attributes) {
-        self.unsaved.insert(place.clone(), attributes);
+        self.unsaved.put(place.clone(), attributes);
     }
 
     pub fn forget_unsaved(&mut self, place: &DirectoryPlace) {
-        self.unsaved.remove(place);
+        self.unsaved.pop(place);
     }
 
     #[must_use]
     pub fn unsaved(&self, place: &DirectoryPlace) -> Option<Attributes> {
-        self.unsaved.get(place).copied()
+        self.unsaved.peek(place).copied()
     }
 
     /// As [`Table::detach`], by this mount's own doing.
@@ -228,7 +233,7 @@ impl Table {
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.unlinked = true;
             if let Place::Directory(place) = &node.place {
-                self.unsaved.remove(place);
+                self.unsaved.pop(place);
             }
         }
         self.detach(ino);
@@ -537,15 +542,18 @@ impl Table {
     }
 
     fn move_unsaved_below(&mut self, from: &DirectoryPlace, to: &DirectoryPlace) {
-        let is_below = |place: &DirectoryPlace| {
+        let is_below = |place: &&DirectoryPlace| {
             place.bucket == from.bucket && place.key.prefix().starts_with(from.key.prefix())
         };
-        self.unsaved.remove(to);
-        let moved: Vec<_> = self.unsaved.extract_if(|place, _| is_below(place)).collect();
-        let moved = moved
-            .into_iter()
-            .map(|(place, attributes)| (rebase(&place, from, to), attributes));
-        self.unsaved.extend(moved);
+        self.unsaved.pop(to);
+        let moved = self.unsaved.iter().map(|(place, _)| place).filter(is_below);
+        let moved: Vec<DirectoryPlace> = moved.cloned().collect();
+        // The oldest stays the oldest.
+        for place in moved.iter().rev() {
+            if let Some(attributes) = self.unsaved.pop(place) {
+                self.unsaved.put(rebase(place, from, to), attributes);
+            }
+        }
     }
 
     fn move_objects_below(&mut self, from: &DirectoryPlace, to: &DirectoryPlace) {

@@ -47,6 +47,8 @@ const LAST_RESORT: Duration = Duration::from_mins(1);
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
 /// What was read within this time, or a quarter of that for which listings are believed, is as much as is listed ahead.
 const PACE_LASTS: Duration = Duration::from_secs(2);
+/// Directories with more entries are listed by themselves, when they are read.
+const MAX_ENTRIES: usize = 50_000;
 /// Walks at one time.
 const MAX_SWEEPS: usize = 4;
 // unwrap: the number is not zero, which the compiler checks.
@@ -334,8 +336,8 @@ impl Tree {
 
     /// A sweep of what is below `root`, from one directory on.
     fn sweep(&self, root: DirectoryPlace, from: &str) -> Sweep {
-        let (order, max_entries) = (self.listing_order(), self.listings.admission_limit());
-        let mut ranges = Ranges::new(&root.key, order, from, PAGE_KEYS as usize, max_entries);
+        let order = self.listing_order();
+        let mut ranges = Ranges::new(&root.key, order, from, PAGE_KEYS as usize, MAX_ENTRIES);
         if let Some(listing) = self.listings.get(&root) {
             // However old: it says where there are directories, and no more is needed.
             ranges.may_cut_at(listing.entries.values().filter_map(Listed::directory));

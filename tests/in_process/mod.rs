@@ -30,7 +30,7 @@ use pailfs::object::file::{FileContext, KeepOpen};
 use pailfs::s3::{Capabilities, Client, ClientOptions, Dialer, StaticCredentials};
 use pailfs::spool::Spool;
 use pailfs::telemetry::Metrics;
-use pailfs::tree::{Invalidation, LISTING_CAPACITY_ENTRIES, Tree, TreeSettings};
+use pailfs::tree::{Invalidation, LISTING_CAPACITY_BYTES, Tree, TreeSettings};
 use remote::Remote;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -70,8 +70,8 @@ pub struct Options {
     pub keep_open_limit_bytes: u64,
     /// Limit of the cache of contents on disk; `None` without one.
     pub disk_cache_bytes: Option<u64>,
-    /// Of all cached listings together.
-    pub listing_capacity_entries: usize,
+    /// What all cached listings may take together.
+    pub listing_capacity_bytes: usize,
     /// All mounts remember attributes on disk, in one directory.
     pub attributes_on_disk: bool,
     /// What all requests carry, those of [`World::remote`] too.
@@ -90,7 +90,7 @@ impl Default for Options {
             on_conflict: OnConflict::Keep,
             keep_open_limit_bytes: 1 << 30,
             disk_cache_bytes: None,
-            listing_capacity_entries: LISTING_CAPACITY_ENTRIES,
+            listing_capacity_bytes: LISTING_CAPACITY_BYTES,
             attributes_on_disk: false,
             requests: RequestOptions::default(),
         }
@@ -286,7 +286,7 @@ async fn set_up(
         allow_bucket_changes: false,
         listings_show_algorithms: !options.probing,
         head_parallelism: 32,
-        listing_capacity_entries: options.listing_capacity_entries,
+        listing_capacity_bytes: options.listing_capacity_bytes,
         attributes_on_disk: attributes
             .map(|directory| DiskAttributes::open(directory, "store").expect("a directory for attributes")),
     };

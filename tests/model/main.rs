@@ -20,8 +20,8 @@ use pailfs::embedded::Operation as Request;
 use pailfs::tree::node::Kind;
 use simulation::{LONG, Simulation};
 
-/// An eighth of it is the longest listing that is kept.
-const SMALL_CACHE_ENTRIES: usize = 24;
+/// An eighth of it is the longest listing that is kept: three entries.
+const SMALL_CACHE_BYTES: usize = 12_000;
 /// A few files of the model, so that others are evicted.
 const DISK_CACHE_BYTES: u64 = 2 << 20;
 
@@ -73,10 +73,10 @@ fn run(mix: Mix, default_seeds: &[u64], default_steps: usize) {
             on_conflict: mix.on_conflict,
             disk_cache_bytes: (mix.cache_damages > 0).then_some(DISK_CACHE_BYTES),
             attributes_on_disk: mix.attribute_damages > 0,
-            listing_capacity_entries: if mix.small_cache {
-                SMALL_CACHE_ENTRIES
+            listing_capacity_bytes: if mix.small_cache {
+                SMALL_CACHE_BYTES
             } else {
-                Options::default().listing_capacity_entries
+                Options::default().listing_capacity_bytes
             },
             metadata_ttl: (!mix.news).then_some(Options::default().metadata_ttl).flatten(),
             ..Options::default()

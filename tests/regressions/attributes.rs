@@ -227,3 +227,15 @@ fn a_mode_that_is_set_after_a_directory_rename_survives_a_write() {
     assert_eq!(mode_of(&world, "y/f"), 0o640);
     assert_eq!(bytes_of(&world, "y/f").expect("there").len(), 2);
 }
+
+#[test]
+fn a_directory_that_this_mount_made_is_as_its_marker_says_now() {
+    let (world, mount) = world_with("other", b"");
+    mount.run("mkdir", mount.driver.mkdir("d", 0o700)).expect("made");
+    let mode = || mount.run("stat", mount.driver.stat("d")).expect("there").mode & 0o7777;
+    assert_eq!(mode(), 0o700);
+    // Another host's, which carries nothing.
+    world.remote.put("d/", b"");
+    mount.sleep(Duration::from_secs(11));
+    assert_eq!(mode(), 0o755);
+}

@@ -345,3 +345,36 @@ fn what_is_on_its_way_is_given_up_with_the_handle() {
     mount.sleep(Duration::from_mins(5));
     assert_eq!(lists(&world), 0);
 }
+
+#[test]
+fn a_listing_that_is_known_is_read_in_several_parts_and_as_it_was() {
+    const FILES: usize = 2_500;
+    let world = World::new(Options::default());
+    for n in 0..FILES {
+        world.remote.put(&format!("{n:04}"), b"");
+    }
+    let mount = world.mount();
+    let list = || mount.run("list", mount.driver.list("", false)).expect("listed");
+    assert_eq!(list().len(), FILES);
+    world.store.counts().reset();
+    assert_eq!(list().len(), FILES);
+    // Who reads it now and then is not confused by what comes and goes in the parts that were read.
+    let handle = mount.fs.open_directory(ROOT).expect("opened");
+    let (mut offset, mut names) = (0, Vec::new());
+    loop {
+        let entries = mount.run("readdir", mount.fs.read_directory(handle, offset, false));
+        let entries = entries.expect("read");
+        mount.fs.sent_entries(handle, &entries, entries.len());
+        let Some(last) = entries.last() else { break };
+        offset = last.next_offset;
+        names.extend(entries.into_iter().map(|entry| entry.name));
+        let gone = format!("{:04}", names.len() / 2);
+        // Some are gone already.
+        let _ = mount.run("unlink", mount.driver.unlink(&gone));
+    }
+    mount.fs.release_directory(ROOT, handle);
+    names.retain(|name| name.len() == 4);
+    assert!(names.is_sorted());
+    assert_eq!(names.len(), FILES);
+    assert_eq!(world.store.counts().of(Operation::List), 0);
+}

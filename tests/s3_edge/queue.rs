@@ -8,7 +8,7 @@ use pailfs::rt;
 use pailfs::s3::{Client, ClientOptions, Queue};
 use pailfs::spool::Spool;
 use pailfs::tree::notifications::listen;
-use pailfs::tree::{LISTING_CAPACITY_ENTRIES, Tree, TreeSettings};
+use pailfs::tree::{LISTING_CAPACITY_BYTES, Tree, TreeSettings};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -130,7 +130,7 @@ fn tree(client: &Client, state: &std::path::Path) -> Arc<Tree> {
         allow_bucket_changes: false,
         listings_show_algorithms: true,
         head_parallelism: 1,
-        listing_capacity_entries: LISTING_CAPACITY_ENTRIES,
+        listing_capacity_bytes: LISTING_CAPACITY_BYTES,
         attributes_on_disk: None,
     };
     Tree::new(client.clone(), spool, settings, mpsc::unbounded_channel().0)

@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_reader_learns_what_became_of_each_name_since_it_began() {
-        let cache: Listings<&str, u32> = Listings::new(100);
+        let cache: Listings<&str, u32> = Listings::new(1 << 20);
         cache.remove(&"d", "before");
         let early = cache.watch(&"d");
         cache.remove(&"d", "gone");
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn more_changes_than_are_noted_make_all_names_unsure() {
-        let cache: Listings<&str, u32> = Listings::new(100);
+        let cache: Listings<&str, u32> = Listings::new(1 << 20);
         let watch = cache.watch(&"d");
         for number in 0..MAX_NAMES {
             cache.remove(&"d", &number.to_string());
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_newer_listing_counts() {
-        let cache: Listings<&str, u32> = Listings::new(100);
+        let cache: Listings<&str, u32> = Listings::new(1 << 20);
         let now = rt::now();
         let watch = cache.watch(&"d");
         let ticket = cache.begin(&"d");
