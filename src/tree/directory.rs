@@ -266,13 +266,29 @@ impl DirectoryReader {
             Since::AsListed if listed_at.is_some() => Entered::Is(Cow::Borrowed(item)),
             // Only this mount had it, and nobody has said where it is now.
             Since::AsListed | Since::IsUnsure => Entered::MayBe,
-            Since::IsGone => Entered::IsGone,
+            // An unsent file may have taken its name.
+            Since::IsGone => self.unsent(item).map_or(Entered::IsGone, |node| {
+                Entered::Is(Cow::Owned(Item::Local(Box::new(node))))
+            }),
             Since::Is(listed, at) => Entered::Is(Cow::Owned(Item::Listed {
                 name: item.name().to_owned(),
                 listed,
                 at,
             })),
         }
+    }
+
+    /// The file under an entry's name that only this mount has.
+    fn unsent(&self, item: &Item) -> Option<Node> {
+        let id = match item {
+            Item::Local(node) => node.object().cloned()?,
+            Item::Listed { listed, .. } => {
+                ObjectId::new(self.place.bucket.clone(), listed.object()?.key.as_str())
+            }
+        };
+        let node = self.tree.local_object(&id)?;
+        let link = node.link.as_ref()?;
+        (link.parent == self.place && *link.name == *item.name()).then_some(node)
     }
 
     /// What this mount knows already, or what a listing ahead of a walk brings, or the bucket.

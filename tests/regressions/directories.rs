@@ -118,6 +118,32 @@ fn unsent_files_that_go_or_are_stored_while_they_are_listed() {
     }
 }
 
+/// The name is there all the time.
+#[test]
+fn a_name_that_an_unsent_file_takes_is_shown() {
+    let world = world(None, AttributesMode::Listing);
+    let mount = world.mount();
+    let driver = &mount.driver;
+    let unsent = open(&mount, "d/unsent", libc::O_CREAT | libc::O_WRONLY);
+    let mut reading = Reading::begin(&mount);
+    // Unsent files come first, by themselves.
+    reading.next();
+    reading.next();
+    let made = FILES - 1;
+    mount.run("unlink", driver.unlink(&path(made))).expect("unlinked");
+    let again = open(&mount, &path(made), libc::O_CREAT | libc::O_WRONLY);
+    let replaced = FILES - 2;
+    mount
+        .run("rename", driver.rename("d/unsent", &path(replaced), false))
+        .expect("renamed");
+    let names = reading.finish();
+    assert!(names.contains(&name(made)), "made again");
+    assert!(names.contains(&name(replaced)), "replaced");
+    for file in [unsent, again] {
+        mount.run("close", driver.close(file)).expect("closed");
+    }
+}
+
 #[test]
 fn what_this_mount_removes_or_renames_does_not_come_back() {
     for (metadata_ttl, attributes) in TTLS.into_iter().flat_map(|ttl| MODES.map(|mode| (ttl, mode))) {
