@@ -134,17 +134,20 @@ impl Tree {
     /// # Errors
     /// What S3 says.
     pub async fn is_empty_but_for(&self, place: &DirectoryPlace, going: Option<&ObjectId>) -> Result<bool> {
-        let hidden = {
+        let has_local = {
             let table = self.table();
-            let prefix = place.key.listing_prefix();
-            if table.has_local_below(&place.bucket, &prefix) || table.has_emptied_below(place) {
-                return Ok(false);
-            }
-            table.hidden_below(&place.bucket, &prefix).len() + usize::from(going.is_some())
+            table.has_local_below(&place.bucket, &place.key.listing_prefix())
+                || table.has_emptied_below(place)
         };
+        Ok(!has_local && self.is_empty_in_bucket(place, going).await?)
+    }
+
+    async fn is_empty_in_bucket(&self, place: &DirectoryPlace, going: Option<&ObjectId>) -> Result<bool> {
+        let prefix = place.key.listing_prefix();
+        let hidden = self.table().hidden_below(&place.bucket, &prefix).len() + usize::from(going.is_some());
         let request = ListRequest {
             bucket: place.bucket.clone(),
-            prefix: place.key.listing_prefix().into_owned(),
+            prefix: prefix.into_owned(),
             by_directory: false,
             start_after: None,
             continuation: None,
@@ -323,7 +326,8 @@ impl Tree {
         if node.gone || node.version.is_some() || node.ino == super::node::ROOT {
             return Ok(());
         }
-        if !self.is_empty(place).await? {
+        // What only this mount has may never come there.
+        if !self.is_empty_in_bucket(place, None).await? {
             return Ok(());
         }
         match self

@@ -449,3 +449,29 @@ fn what_a_file_was_renamed_over_before_it_was_stored_goes_also_when_it_is_rename
         assert_eq!(world.remote.keys(), ["g"], "read: {is_read}");
     }
 }
+
+/// Its last object goes, and what is made in it next is not stored for a long time, or never.
+#[test]
+fn an_emptied_directory_is_kept_though_it_has_a_file_that_is_not_stored() {
+    let world = World::new(Options::default());
+    world.remote.put("d/last", b"content");
+    let mount = world.mount();
+    let driver = &mount.driver;
+    let listed = |what: &str| {
+        let names = mount.run(what, driver.list("", false)).expect("listed");
+        names.into_keys().collect::<Vec<_>>()
+    };
+    let _open = mount.run("a file for another", async {
+        driver.stat("d/last").await.expect("there");
+        driver.unlink("d/last").await.expect("unlinked");
+        let flags = libc::O_RDWR | libc::O_CREAT;
+        driver.open("d/new", flags, 0o644).await.expect("made")
+    });
+    assert_eq!(listed("at once"), ["d"]);
+    mount.sleep(Duration::from_secs(60));
+    assert_eq!(listed("later"), ["d"]);
+    mount.crash();
+    let mount = world.mount();
+    let names = mount.run("after a crash", mount.driver.list("", false));
+    assert_eq!(names.expect("listed").into_keys().collect::<Vec<_>>(), ["d"]);
+}
