@@ -163,8 +163,10 @@ impl Fs {
             ctime: node.renamed_at.map_or(ctime, |renamed_at| ctime.max(renamed_at)),
             // Attributes that nobody has looked at yet are a guess, and so is what is to be asked again.
             ttl: if self.tree.knows_attributes(node) && node.refresh_due.is_none() {
+                // A marker that was not found does not say that there still is a directory.
+                let marked_at = node.marker_at.filter(|_| node.version.is_some());
                 self.tree
-                    .ttl_left(node.checked_at.max(node.marker_at.unwrap_or(node.checked_at)))
+                    .ttl_left(node.checked_at.max(marked_at.unwrap_or(node.checked_at)))
             } else {
                 Duration::ZERO
             },

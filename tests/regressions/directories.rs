@@ -238,3 +238,37 @@ fn what_was_read_before_news_came_is_not_believed_after_them() {
         }
     }
 }
+
+/// A marker that is not there says nothing about the directory.
+#[test]
+fn a_directory_that_another_host_removed_is_not_believed_because_it_has_no_marker() {
+    let world = world(TTLS[0], AttributesMode::Full);
+    for number in 0..FILES {
+        world.remote.put(&format!("d/sub{number:03}/file"), b"old");
+    }
+    let mount = world.mount();
+    let mut reading = Reading::begin(&mount);
+    reading.next();
+    for number in 0..FILES {
+        world.remote.delete(&format!("d/sub{number:03}/file"));
+    }
+    mount.sleep(Duration::from_secs(20));
+    let shown = reading.next();
+    let believed: Vec<_> = shown
+        .iter()
+        .filter(|entry| entry.name.starts_with("sub"))
+        .filter(|entry| entry.attr.as_ref().is_some_and(|attr| !attr.ttl.is_zero()))
+        .map(|entry| &entry.name)
+        .collect();
+    assert!(believed.is_empty(), "{believed:?}");
+    loop {
+        let more = reading.next();
+        if more.is_empty() {
+            break;
+        }
+        for entry in more.iter().filter(|entry| entry.name.starts_with("sub")) {
+            let ttl = entry.attr.as_ref().map(|attr| attr.ttl);
+            assert_eq!(ttl, Some(Duration::ZERO), "{:?}", entry.name);
+        }
+    }
+}
