@@ -11,6 +11,7 @@
 
 use super::node::{DirectoryPlace, Ino, Link, Node};
 use super::pages::Pages;
+use super::table::Table;
 use super::{Listed, Tree};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::object::ObjectId;
@@ -158,16 +159,14 @@ impl DirectoryStream {
         let table = self.tree.table();
         batch
             .into_iter()
-            .filter(|entry| match &entry.kind {
-                EntryKind::File(object) => {
-                    !table.is_hidden(&ObjectId::new(self.place.bucket.clone(), object.key.as_str()))
-                }
-                EntryKind::Directory(_) => true,
-            })
-            .map(|entry| Item::Listed {
-                listed: listed(&entry.kind),
-                name: entry.name,
-                at: self.started_at,
+            .filter_map(|entry| {
+                visible(
+                    &table,
+                    &self.place,
+                    &entry.name,
+                    &listed(&entry.kind),
+                    self.started_at,
+                )
             })
             .collect()
     }
@@ -227,23 +226,31 @@ impl DirectoryReader {
     #[must_use]
     pub fn new(tree: &Arc<Tree>, place: DirectoryPlace) -> Self {
         let watch = tree.listings.watch(&place);
-        let local: VecDeque<Node> = {
-            let table = tree.table();
-            let emptied = table.emptied_in(&place);
-            table.local_in(&place).into_iter().chain(emptied).collect()
-        };
-        let local_names = local
-            .iter()
-            .filter_map(|node| node.link.as_ref())
-            .map(|link| link.name.clone())
-            .collect();
-        Self {
+        let mut reader = Self {
             tree: tree.clone(),
             place,
-            local,
-            local_names,
+            local: VecDeque::new(),
+            local_names: HashSet::new(),
             source: Source::Undecided,
             watch,
+        };
+        reader.take_in_local();
+        reader
+    }
+
+    /// What only this mount has, and was not taken in before, comes next.
+    fn take_in_local(&mut self) {
+        let table = self.tree.table();
+        let nodes = table
+            .local_in(&self.place)
+            .into_iter()
+            .chain(table.emptied_in(&self.place));
+        for node in nodes {
+            if let Some(link) = &node.link
+                && self.local_names.insert(link.name.clone())
+            {
+                self.local.push_back(node);
+            }
         }
     }
 
@@ -320,16 +327,16 @@ impl DirectoryReader {
     /// # Errors
     /// What S3 says.
     pub async fn next_batch(&mut self) -> Result<Option<Vec<Item>>> {
-        if !self.local.is_empty() {
-            return Ok(Some(
-                self.local
-                    .drain(..)
-                    .map(|node| Item::Local(Box::new(node)))
-                    .collect(),
-            ));
-        }
-        if let Source::Undecided = self.source {
+        if self.local.is_empty()
+            && let Source::Undecided = self.source
+        {
             self.source = self.decide().await;
+            // Of names that such files have taken since the last ones were handed out, what was decided for may not tell.
+            self.take_in_local();
+        }
+        if !self.local.is_empty() {
+            let local = self.local.drain(..);
+            return Ok(Some(local.map(|node| Item::Local(Box::new(node))).collect()));
         }
         let batch = match &mut self.source {
             Source::Undecided => None,
@@ -363,6 +370,23 @@ impl DirectoryReader {
     }
 }
 
+/// What is shown for an entry of a listing: nothing for an object that was unlinked here while it is open, but what has taken its
+/// name since.
+fn visible(table: &Table, place: &DirectoryPlace, name: &str, listed: &Listed, at: Instant) -> Option<Item> {
+    if let Listed::Object(object) = listed {
+        let id = ObjectId::new(place.bucket.clone(), object.key.as_str());
+        if table.is_hidden(&id) {
+            let successor = table.object(&id).filter(|node| node.local && !node.gone)?;
+            return Some(Item::Local(Box::new(successor.clone())));
+        }
+    }
+    Some(Item::Listed {
+        name: name.to_owned(),
+        listed: listed.clone(),
+        at,
+    })
+}
+
 /// The next entries of a listing, hidden ones left out; `None` at the end. Nothing of it is copied before it is asked for.
 fn cached_items(
     tree: &Tree,
@@ -378,17 +402,7 @@ fn cached_items(
         .range::<str, _>((from, Bound::Unbounded))
         .take(CACHED_BATCH)
         .inspect(|(name, _)| last = Some(*name))
-        .filter(|(_, listed)| match listed {
-            Listed::Object(object) => {
-                !table.is_hidden(&ObjectId::new(place.bucket.clone(), object.key.as_str()))
-            }
-            Listed::Directory(_) => true,
-        })
-        .map(|(name, listed)| Item::Listed {
-            name: name.clone(),
-            listed: listed.clone(),
-            at: listing.listed_at,
-        })
+        .filter_map(|(name, listed)| visible(&table, place, name, listed, listing.listed_at))
         .collect();
     *after = Some(last?.clone());
     Some(items)

@@ -272,3 +272,34 @@ fn a_directory_that_another_host_removed_is_not_believed_because_it_has_no_marke
         }
     }
 }
+
+/// It has a name that was there all the time, first as another's.
+#[test]
+fn an_unsent_file_that_takes_a_name_while_it_is_listed_is_shown() {
+    for is_listed_before in [false, true] {
+        let world = World::new(Options::default());
+        world.remote.put("d/taken", b"old");
+        let mount = world.mount();
+        let driver = &mount.driver;
+        let open = mount.run("two files are open", async {
+            if is_listed_before {
+                driver.list("d", false).await.expect("listed");
+            }
+            let taken = driver.open("d/taken", libc::O_RDONLY, 0).await.expect("opened");
+            let flags = libc::O_WRONLY | libc::O_CREAT;
+            (taken, driver.open("d/unsent", flags, 0o644).await.expect("made"))
+        });
+        let mut reading = Reading::begin(&mount);
+        reading.next();
+        assert!(reading.names.contains("unsent"), "{:?}", reading.names);
+        mount
+            .run("rename", driver.rename("d/unsent", "d/taken", false))
+            .expect("renamed");
+        let names = reading.finish();
+        assert!(names.contains("taken"), "{is_listed_before}: {names:?}");
+        mount.run("close", async {
+            driver.close(open.0).await.expect("closed");
+            driver.close(open.1).await.expect("closed");
+        });
+    }
+}
